@@ -1,0 +1,10 @@
+"""Where machines come from: this machine, a Ray address; later Slurm, Kubernetes, clouds.
+
+    object_store   a real S3 server on loopback, for the demo and the tests
+    local          a Ray cluster on this machine: up, down, state
+    jobs           Ray Jobs: submit, status, logs, stop
+    capacity       how many workers the living nodes can hold
+    processes      what we start, we can find again and end; nothing else
+
+Knows ray and no other part of this project. Importing it imports neither ray nor torch.
+"""

@@ -1,0 +1,135 @@
+"""From a decoded image to the pixels a model sees, written into the batch's own memory.
+
+Training: random resized crop (or the whole image resized), mirror, RandAugment. Evaluation: short side
+resized, centre cut out. Every random number of a training image is drawn from a counter-based generator
+keyed by (seed, item), so its pixels depend on neither worker, thread nor order. Resizing is torch's
+antialiased bilinear one on uint8 (Pillow's result to one grey level). Values stay uint8; normalising is the
+model's business.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn.functional import interpolate
+
+from data_pipeline.decode import Pixels
+from data_pipeline.randaugment import randaugment
+
+Box = tuple[int, int, int, int]  # top, left, height, width
+Draws = Callable[[int], npt.NDArray[np.float64]]
+
+CROP_TRIES = 10
+EVAL_MARGIN = 256 / 224  # short side before the centre is cut out, over image size
+_DOMAIN = 0x6175676D656E74  # "augment": keeps these draws apart from other users of the same (seed, item)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How an image becomes `image_size` x `image_size` pixels.
+
+    mode: "rrc", a random crop covering a share `scale` of the area with an aspect `ratio` (width over
+    height), or "resize", the whole image, its aspect ignored. flip mirrors half of the images. randaugment:
+    (operations, magnitude 0..30), or None.
+    """
+
+    image_size: int
+    mode: Literal["rrc", "resize"] = "rrc"
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: bool = True
+    randaugment: tuple[int, float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.image_size < 1 or self.mode not in ("rrc", "resize"):
+            raise ValueError(
+                f"recipe: image_size {self.image_size}, mode {self.mode!r}; give >= 1, 'rrc' or 'resize'"
+            )
+        if not (0 < self.scale[0] <= self.scale[1] <= 1 and 0 < self.ratio[0] <= self.ratio[1]):
+            raise ValueError(
+                f"recipe: scale {self.scale}, ratio {self.ratio}; give 0 < low <= high, scale at most 1"
+            )
+        if self.randaugment and not (self.randaugment[0] >= 1 and 0 <= self.randaugment[1] <= 30):
+            raise ValueError(
+                f"recipe: randaugment {self.randaugment}; give operations >= 1 and a magnitude of 0 to 30"
+            )
+
+    def train(self, image: Pixels, out: Pixels, *, seed: int, item: int) -> None:
+        """Writes the view of `image` [h, w, 3] for (seed, item) into `out` [image_size, image_size, 3]."""
+        draws = keyed_draws(seed, item)
+        size = self.image_size
+        if self.mode == "rrc":
+            top, left, height, width = self._crop(image.shape[0], image.shape[1], draws)
+            image = image[top : top + height, left : left + width]
+        view = resize(image, size, size)
+        if self.flip and draws(1)[0] < 0.5:
+            view = view[:, ::-1]
+        if self.randaugment:
+            view = randaugment(view, *self.randaugment, draws)
+        out[...] = view
+
+    def evaluate(self, image: Pixels, out: Pixels) -> None:
+        """Writes the evaluation view of `image` into `out`: no random numbers, the centre in full.
+
+        Mode "resize", or an image no larger than the view: resized as a whole.
+        """
+        height, width = image.shape[:2]
+        size = self.image_size
+        if self.mode == "resize" or max(height, width) <= size:
+            out[...] = resize(image, size, size)
+            return
+        short = int(size * EVAL_MARGIN)
+        ratio = short / min(height, width)
+        view = resize(image, max(short, int(height * ratio)), max(short, int(width * ratio)))
+        top, left = round((view.shape[0] - size) / 2), round((view.shape[1] - size) / 2)
+        out[...] = view[top : top + size, left : left + size]
+
+    def _crop(self, height: int, width: int, draws: Draws) -> Box:
+        """torchvision's rule: ten tries, then the largest centred box within the ratios. Takes 22 draws."""
+        u = draws(2 * CROP_TRIES + 2)
+        low, high = math.log(self.ratio[0]), math.log(self.ratio[1])
+        for area_draw, ratio_draw in u[: 2 * CROP_TRIES].reshape(-1, 2).tolist():
+            area = height * width * (self.scale[0] + area_draw * (self.scale[1] - self.scale[0]))
+            ratio = math.exp(low + ratio_draw * (high - low))
+            w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+            if 0 < w <= width and 0 < h <= height:
+                return int(u[-2] * (height - h + 1)), int(u[-1] * (width - w + 1)), h, w
+        ratio = min(max(width / height, self.ratio[0]), self.ratio[1])
+        h, w = min(height, round(width / ratio)), min(width, round(height * ratio))
+        h, w = max(1, h), max(1, w)
+        return (height - h) // 2, (width - w) // 2, h, w
+
+
+def keyed_draws(seed: int, item: int) -> Draws:
+    """A function giving the next n numbers, uniform in [0, 1), of the stream of (seed, item).
+
+    Philox's raw output is the same in every release of numpy; its Generator's is not promised to be.
+    """
+    key, counter = np.array([seed, item], np.uint64), np.array([0, 0, 0, _DOMAIN], np.uint64)
+    stream = np.random.Philox(key=key, counter=counter)
+
+    def draws(n: int) -> npt.NDArray[np.float64]:
+        raw: npt.NDArray[np.uint64] = stream.random_raw(n)
+        return (raw >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+    return draws
+
+
+def resize(image: Pixels, height: int, width: int) -> Pixels:
+    """`image` [h, w, 3] at another size, antialiased bilinear. May return the image itself.
+
+    Runs on the calling thread alone and without the GIL: the copies, which torch would spread over threads,
+    are numpy's.
+    """
+    if image.shape[:2] == (height, width):
+        return image
+    source = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
+    scaled = interpolate(source, size=(height, width), mode="bilinear", antialias=True, align_corners=False)
+    pixels: Pixels = scaled[0].permute(1, 2, 0).numpy()
+    return pixels

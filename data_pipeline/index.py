@@ -1,0 +1,137 @@
+"""A data set: shards under a url, opened by their index.
+
+The chain: `Dataset.open` reads index.json; samples are numbered through the shards in order; `spans` says for
+a run of samples which bytes of which shard hold them, reading a shard's idx file when it is first needed and
+proving it by its SHA-256. `build_index` makes the index of shards that somebody else wrote.
+
+Does not read shards: that is `blocks`' work, and `verify`'s.
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from data_pipeline.errors import BadDataset, NotFound
+from data_pipeline.index_build import build_index
+from data_pipeline.index_format import INDEX, SampleTable, Shard, parse_index
+from data_pipeline.storage import Store, open_store
+
+__all__ = ["BadDataset", "Dataset", "Shard", "Span", "build_index"]
+
+TABLE_CACHE_SAMPLES = 32 << 20  # 20 bytes each in memory: 640 MB
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Consecutive samples of one shard: `first` is the number of the first one in the data set.
+
+    offsets int64[n] and lengths int64[n] in bytes within the object `key`, crcs uint32[n] (CRC32C of each
+    span).
+    """
+
+    shard: int
+    key: str
+    first: int
+    offsets: npt.NDArray[np.int64]
+    lengths: npt.NDArray[np.int64]
+    crcs: npt.NDArray[np.uint32]
+
+
+class Dataset:
+    """The samples under a url, numbered 0..samples-1. Safe to use from several threads."""
+
+    def __init__(self, store: Store, index: dict[str, Any], shards: Sequence[Shard]) -> None:
+        self.store = store
+        self.shards = list(shards)
+        self.samples: int = index["samples"]
+        self.bytes: int = index["bytes"]
+        self.digest: str = index["digest"]
+        self.classes: list[str] | None = index["classes"]
+        self.max_label: int | None = index.get("max_label")
+        self.label_ext: str = index["label_ext"]
+        self.image_exts: list[str] = index["image_exts"]
+        self._firsts = [0, *accumulate(shard.samples for shard in self.shards)]
+        self._tables: OrderedDict[int, SampleTable] = OrderedDict()
+        self._cached_samples = 0
+        self._lock = threading.Lock()
+
+    @classmethod
+    def open(cls, url: str) -> Dataset:
+        """The data set at `url`. Raises BadDataset when it has no usable index, or StoreError."""
+        store = open_store(url)
+        try:
+            data = store.get(INDEX)
+        except NotFound:
+            raise BadDataset(
+                f"there is no {INDEX} at {store.url}: correct the url, or run `mixer index {store.url}`"
+            ) from None
+        return cls(store, *parse_index(data, f"{store.url}/{INDEX}"))
+
+    @property
+    def url(self) -> str:
+        return self.store.url
+
+    @property
+    def mean_bytes(self) -> float:
+        """Bytes of a sample's span, on average."""
+        return self.bytes / max(1, self.samples)
+
+    def spans(self, first: int, count: int) -> list[Span]:
+        """Where samples first..first+count-1 lie, one span per shard touched, in order. Raises IndexError."""
+        if first < 0 or count < 0 or first + count > self.samples:
+            raise IndexError(
+                f"samples {first}..{first + count} were asked for; {self.url} has {self.samples}"
+            )
+        found, end = [], first + count
+        while first < end:
+            shard = self.shard_of(first)
+            begin = self._firsts[shard]
+            stop = min(end, self._firsts[shard + 1])
+            part = slice(first - begin, stop - begin)
+            table = self.table(shard)
+            key = self.shards[shard].name
+            found.append(Span(shard, key, first, table.offsets[part], table.lengths[part], table.crcs[part]))
+            first = stop
+        return found
+
+    def shard_of(self, sample: int) -> int:
+        """The number of the shard that holds a sample."""
+        return bisect_right(self._firsts, sample) - 1
+
+    def first_of(self, shard: int) -> int:
+        """The number of a shard's first sample."""
+        return self._firsts[shard]
+
+    def table(self, shard: int) -> SampleTable:
+        """Where a shard's samples lie; fetched when first needed, the least used dropped when they grow."""
+        with self._lock:
+            if shard in self._tables:
+                self._tables.move_to_end(shard)
+                return self._tables[shard]
+        table = self._fetch_table(self.shards[shard])
+        with self._lock:
+            if shard not in self._tables:
+                self._tables[shard] = table
+                self._cached_samples += len(table)
+            while self._cached_samples > TABLE_CACHE_SAMPLES and len(self._tables) > 1:
+                self._cached_samples -= len(self._tables.popitem(last=False)[1])
+        return table
+
+    def _fetch_table(self, shard: Shard) -> SampleTable:
+        try:
+            return SampleTable.from_bytes(self.store.get(shard.idx_name), shard)
+        except BadDataset:  # once more: bytes can arrive wrong
+            return SampleTable.from_bytes(self.store.get(shard.idx_name), shard)
+        except NotFound:
+            raise BadDataset(
+                f"{self.url}/{shard.idx_name} is missing; run `mixer index {self.url}`"
+            ) from None

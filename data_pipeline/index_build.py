@@ -1,0 +1,95 @@
+"""The index of shards that are already there, from one pass over each.
+
+The chain: list the tars, `scan` each (several at once), write the idx files, then index.json. Compressed tars
+are refused: no range reaches into them. Shards are never changed.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from data_pipeline.errors import BadDataset
+from data_pipeline.index_format import INDEX, LABEL_EXT, dump_index, index_json
+from data_pipeline.scan import ScannedShard, scan_shard
+from data_pipeline.storage import ObjectInfo, Store, open_store
+
+Progress = Callable[[int, int], None]  # (done, total) bytes
+
+READERS = 4
+COMPRESSED_NAME = re.compile(r"\.(tgz|tbz2?|txz|tar\.(gz|bz2|xz|zst|lz4|lzma|Z))$")
+
+
+def build_index(
+    url: str,
+    progress: Progress | None = None,
+    *,
+    classes: Sequence[str] | None = None,
+    label_ext: str = LABEL_EXT,
+) -> dict[str, Any]:
+    """Writes the index of the `*.tar` directly under `url` and returns it, with `skipped` (members) added.
+
+    `progress` is told (bytes read, bytes in all). Raises BadDataset naming shard, key and byte, and
+    StoreError.
+    """
+    store = open_store(url)
+    infos = shards_at(store)
+    tell = ByteTeller(progress, sum(info.size for info in infos))
+    with ThreadPoolExecutor(READERS) as pool:
+        scanned = list(pool.map(lambda info: scan_shard(store, info, label_ext, tell.add), infos))
+    for one in scanned:
+        store.put(one.shard.idx_name, one.idx)
+    index = summarize(scanned, classes, label_ext)
+    store.put(INDEX, dump_index(index))
+    return index | {"skipped": sum(one.skipped for one in scanned)}
+
+
+def summarize(
+    scanned: Sequence[ScannedShard], classes: Sequence[str] | None, label_ext: str = LABEL_EXT
+) -> dict[str, Any]:
+    """The content of index.json for scanned shards in order. Raises BadDataset for a label without class."""
+    max_label = max((one.max_label for one in scanned), default=-1)
+    if max_label < 0:
+        raise BadDataset("the shards hold no sample")
+    if classes is not None and max_label >= len(classes):
+        raise BadDataset(f"there is a label {max_label}, but only {len(classes)} classes are named")
+    return index_json(
+        [one.shard for one in scanned],
+        span_bytes=sum(int(one.table.lengths.sum()) for one in scanned),
+        classes=classes,
+        max_label=max_label,
+        label_ext=label_ext,
+        image_exts=sorted(set().union(*(one.image_exts for one in scanned))),
+    )
+
+
+class ByteTeller:
+    """Adds up the bytes of several readers for one progress display."""
+
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self._progress, self._total, self._done = progress, total, 0
+        self._lock = threading.Lock()
+
+    def add(self, count: int) -> None:
+        with self._lock:
+            self._done += count
+            if self._progress:
+                self._progress(self._done, self._total)
+
+
+def shards_at(store: Store) -> list[ObjectInfo]:
+    infos = list(store.list())
+    packed = [info.key for info in infos if "/" not in info.key and COMPRESSED_NAME.search(info.key)]
+    if packed:
+        raise BadDataset(
+            f"{store.url}/{packed[0]} is compressed ({len(packed)} such): unpack it; ranges need plain tar"
+        )
+    shards = [info for info in infos if "/" not in info.key and info.key.endswith(".tar")]
+    if not shards:
+        deeper = sorted({info.key.rpartition("/")[0] for info in infos if info.key.endswith(".tar")})
+        hint = f"there are some under {', '.join(deeper[:3])}: index those" if deeper else "correct the url"
+        raise BadDataset(f"there is no *.tar directly under {store.url}; {hint}")
+    return shards

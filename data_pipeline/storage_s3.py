@@ -1,0 +1,271 @@
+"""A store in an S3 bucket (Amazon's, Ceph RGW, MinIO, rclone serve s3, ...).
+
+Small objects are single PUTs; large ones go up in parts, a few at a time, and appear when the last request
+completes them. A conditional put is a plain PUT with If-None-Match, never the completing of an upload in
+parts, where some servers ignore conditions. A reply can be lost after the server did the work: a put is then
+simply repeated, and a conditional one that is told "taken" reads back what lies there, because only bytes
+equal to its own can be its own.
+
+What a server honours differs much; `probe` tries it out, and the caller says so to its user.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from data_pipeline.errors import NotFound, StoreError, Unavailable
+from data_pipeline.storage_s3_client import S3Client, Taken, Unsupported
+from data_pipeline.storage_types import Bytes, Honours, ObjectInfo, check_key, check_total, join_prefix
+
+PART_BYTES = 16 << 20
+MAX_PARTS = 10_000
+PARTS_IN_FLIGHT = 4
+RACERS = 4
+
+
+class S3Store:
+    """Objects under `prefix` of the client's bucket."""
+
+    def __init__(self, client: S3Client, prefix: str) -> None:
+        self._client = client
+        self._prefix = f"{prefix}/" if prefix else ""
+
+    @property
+    def url(self) -> str:
+        return f"s3://{self._client.bucket}/{self._prefix}".rstrip("/")
+
+    @property
+    def retries(self) -> int:
+        return self._client.retries
+
+    def get(self, key: str) -> bytes:
+        name = self._name(key)
+        return self._client.call("get_object", name, _whole_body, Key=name)
+
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        name = self._name(key)
+        if start < 0 or length < 0:
+            raise StoreError(f"{self.url}/{key}: bytes {start}+{length} are no valid range")
+        if length == 0:
+            return b""
+
+        def finish(response: Any) -> bytes:
+            return _exact_range(response, f"{self.url}/{key}", start, length)
+
+        asked = f"bytes={start}-{start + length - 1}"
+        return self._client.call("get_object", name, finish, Key=name, Range=asked)
+
+    def put(self, key: str, data: Bytes) -> None:
+        view = memoryview(data).cast("B")
+        if view.nbytes > PART_BYTES:
+            return self.put_stream(key, view.nbytes, [view])
+        return self._put(self._name(key), bytes(view))
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        name = self._name(key)
+        if self.head(key) is not None:  # a server that ignores the condition would overwrite
+            return False
+        before = self._client.retries
+        try:
+            self._put(name, data, IfNoneMatch="*")
+        except Taken:
+            return self._client.retries != before and self._is_mine(key, data)
+        except Unsupported:
+            self._put(name, data)
+        return True
+
+    def put_stream(self, key: str, size: int, chunks: Iterable[Bytes]) -> None:
+        name, what = self._name(key), f"{self.url}/{key}"
+        parts = _in_parts(chunks, max(PART_BYTES, -(-size // MAX_PARTS)), size, what)
+        if size > PART_BYTES:
+            return self._put_parts(name, size, parts)
+        return self._put(name, b"".join(parts))
+
+    def head(self, key: str) -> ObjectInfo | None:
+        name = self._name(key)
+
+        def finish(response: Any) -> ObjectInfo:
+            return _info(key, response["ContentLength"], response)
+
+        try:
+            return self._client.call("head_object", name, finish, Key=name)
+        except NotFound:
+            return None
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        found = [
+            _info(item["Key"].removeprefix(self._prefix), item["Size"], item)
+            for page in self._pages(self._prefix + prefix)
+            for item in page.get("Contents", [])
+        ]
+        yield from sorted(found, key=lambda info: info.key)
+
+    def folders(self) -> Iterator[str]:
+        pages = self._pages(self._prefix, Delimiter="/")
+        names = [item["Prefix"] for page in pages for item in page.get("CommonPrefixes", [])]
+        yield from sorted(name.removeprefix(self._prefix).rstrip("/") for name in names)
+
+    def _pages(self, prefix: str, **options: str) -> Iterator[dict[str, Any]]:
+        token: dict[str, str] = {}
+        while True:
+            page = self._client.call("list_objects_v2", prefix, dict, Prefix=prefix, **options, **token)
+            yield page
+            if not page.get("IsTruncated"):
+                return
+            token = {"ContinuationToken": page["NextContinuationToken"]}
+
+    def delete(self, key: str) -> None:
+        name = self._name(key)
+        with contextlib.suppress(NotFound):
+            self._client.call("delete_object", name, _nothing, Key=name)
+
+    def sub(self, prefix: str) -> S3Store:
+        return S3Store(self._client, join_prefix(self._prefix.rstrip("/"), prefix))
+
+    def probe(self) -> Honours:
+        key = f"probe-{uuid.uuid4().hex}"
+        name = self._name(key)
+        try:
+            self._put(name, b"0123456789")
+            first = self.head(key)
+            ranges = self._honours_ranges(name)
+            conditional = self._honours_condition(name)
+            self._put(name, b"another")
+            second, again = self.head(key), self.head(key)
+            tags = [info.etag if info else "" for info in (first, second, again)]
+            etags = all(tags) and tags[0] != tags[1] == tags[2]
+        finally:
+            self.delete(key)
+        return Honours(conditional and self._one_of_many_wins(), ranges, etags)
+
+    def _honours_condition(self, name: str) -> bool:
+        """Whether a conditional PUT on what is there is refused."""
+        try:
+            self._put(name, b"conditional", IfNoneMatch="*")
+        except Taken:
+            return True
+        except Unsupported:
+            return False
+        return False
+
+    def _one_of_many_wins(self) -> bool:
+        """Whether of a few conditional PUTs at the same moment exactly one creates the object."""
+        key = f"probe-{uuid.uuid4().hex}"
+        try:
+            with ThreadPoolExecutor(RACERS) as pool:
+                won = list(pool.map(lambda n: self.put_if_absent(key, b"racer %d" % n), range(RACERS)))
+            return won.count(True) == 1 and self.get(key) == b"racer %d" % won.index(True)
+        finally:
+            self.delete(key)
+
+    def _honours_ranges(self, name: str) -> bool:
+        def finish(response: Any) -> bool:
+            return bool(response.get("ContentRange")) and _whole_body(response) == b"234"
+
+        return self._client.call("get_object", name, finish, Key=name, Range="bytes=2-4")
+
+    def _is_mine(self, key: str, data: bytes) -> bool:
+        try:
+            return self.get(key) == data
+        except NotFound:
+            return False
+
+    def _name(self, key: str) -> str:
+        return self._prefix + check_key(key)
+
+    def _put(self, name: str, data: bytes, **condition: str) -> None:
+        self._client.call("put_object", name, _nothing, Key=name, Body=data, **condition)
+
+    def _put_parts(self, name: str, size: int, parts: Iterator[bytes]) -> None:
+        upload = self._client.call("create_multipart_upload", name, lambda r: str(r["UploadId"]), Key=name)
+        try:
+            tags = self._upload_parts(name, upload, parts)
+            self._complete(name, upload, size, tags)
+        except BaseException:
+            with contextlib.suppress(
+                StoreError
+            ):  # the failure itself matters more; lifecycle rules sweep leftovers
+                self._client.call("abort_multipart_upload", name, _nothing, Key=name, UploadId=upload)
+            raise
+
+    def _upload_parts(self, name: str, upload: str, parts: Iterator[bytes]) -> Sequence[str]:
+        def send(number: int, part: bytes) -> str:
+            where = {"Key": name, "UploadId": upload, "PartNumber": number}
+            return self._client.call("upload_part", name, lambda r: str(r["ETag"]), Body=part, **where)
+
+        tags = []
+        flying: deque[Future[str]] = deque()
+        with ThreadPoolExecutor(PARTS_IN_FLIGHT) as pool:
+            for number, part in enumerate(parts, start=1):
+                if len(flying) == PARTS_IN_FLIGHT:
+                    tags.append(flying.popleft().result())
+                flying.append(pool.submit(send, number, part))
+            tags.extend(future.result() for future in flying)
+        return tags
+
+    def _complete(self, name: str, upload: str, size: int, tags: Sequence[str]) -> None:
+        listed = {"Parts": [{"PartNumber": n, "ETag": tag} for n, tag in enumerate(tags, start=1)]}
+        try:
+            self._client.call(
+                "complete_multipart_upload", name, _nothing, Key=name, UploadId=upload, MultipartUpload=listed
+            )
+        except NotFound:  # done by an earlier try whose reply was lost, or gone for good: the size tells
+            info = self.head(name.removeprefix(self._prefix))
+            if info is None or info.size != size:
+                raise
+
+
+def _in_parts(chunks: Iterable[Bytes], part_bytes: int, size: int, what: str) -> Iterator[bytes]:
+    """The chunks joined and cut into parts of `part_bytes`, the last one shorter; checks the total."""
+    buffer, seen = bytearray(), 0
+    for chunk in chunks:
+        view = memoryview(chunk).cast("B")
+        seen += view.nbytes
+        if seen > size:
+            break
+        while view:
+            taken = view[: part_bytes - len(buffer)]
+            buffer += taken
+            view = view[len(taken) :]
+            if len(buffer) == part_bytes:
+                yield bytes(buffer)
+                buffer.clear()
+    check_total(what, size, seen)
+    if buffer:
+        yield bytes(buffer)
+
+
+def _whole_body(response: Any) -> bytes:
+    data: bytes = response["Body"].read()
+    if len(data) != response["ContentLength"]:
+        raise Unavailable(f"a body of {response['ContentLength']} bytes broke off after {len(data)}")
+    return data
+
+
+def _exact_range(response: Any, what: str, start: int, length: int) -> bytes:
+    """The bytes asked for, also from a server that ignores ranges and sends everything."""
+    data = b""
+    if not response.get("ContentRange"):  # the status is no guide: rclone sends ranges as 200
+        data = _whole_body(response)[start : start + length]
+    elif response["ContentLength"] == length and response["ContentRange"].startswith(f"bytes {start}-"):
+        data = _whole_body(response)
+    else:
+        response["Body"].close()
+    if len(data) != length:
+        raise StoreError(f"{what}: bytes {start}+{length} were asked for, the object is shorter")
+    return data
+
+
+def _info(key: str, size: int, facts: Any) -> ObjectInfo:
+    return ObjectInfo(
+        key, int(size), str(facts.get("ETag", "")).strip('"'), facts["LastModified"].timestamp()
+    )
+
+
+def _nothing(response: Any) -> None:
+    return None

@@ -1,0 +1,71 @@
+"""Losses, one number per sample, and the targets they take.
+
+    logits [B,K], targets (int64 [B] classes, or float [B,K] shares) -> loss float32 [B]
+
+One per sample and not a mean, because who averages must know the global batch. Computed in fp32 whatever the
+logits are. Mixup mixes a micro-batch with itself rolled by one, as big_vision does; its weight comes from
+`draws.mixup_lambda`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def softmax_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross entropy of the softmax, [B]. `targets` are classes int64 [B] or shares float [B,K]."""
+    _check(logits, targets)
+    wanted = targets.float() if targets.is_floating_point() else targets
+    return F.cross_entropy(logits.float(), wanted, reduction="none")
+
+
+def sigmoid_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross entropy of one sigmoid per class, summed over classes, [B]. Targets as in
+    `softmax_cross_entropy`."""
+    _check(logits, targets)
+    wanted = targets.float() if targets.is_floating_point() else one_hot(targets, logits.shape[1])
+    return F.binary_cross_entropy_with_logits(logits.float(), wanted, reduction="none").sum(dim=1)
+
+
+LOSSES: Final[dict[str, Callable[[Tensor, Tensor], Tensor]]] = {
+    "softmax": softmax_cross_entropy,
+    "sigmoid": sigmoid_cross_entropy,
+}
+"""The losses by the names a spec uses."""
+
+
+def one_hot(targets: Tensor, classes: int) -> Tensor:
+    """Classes int64 [B] as shares float32 [B,classes]."""
+    return F.one_hot(targets, classes).to(torch.float32)
+
+
+def mixup(images: Tensor, targets: Tensor, weight: float) -> tuple[Tensor, Tensor]:
+    """Each sample mixed with the one before it in the micro-batch, the first with the last.
+
+    `images` float [B,...] and `targets` float [B,K] become weight * own + (1 - weight) * other's. A `weight`
+    of 1 changes nothing. Raises ValueError for targets that are classes: make them shares with `one_hot`
+    first.
+    """
+    if not targets.is_floating_point():
+        raise ValueError(
+            f"mixup mixes shares float [B,K], given {targets.dtype} {list(targets.shape)}; use one_hot first"
+        )
+    return _mix(images, weight), _mix(targets, weight)
+
+
+def _mix(values: Tensor, weight: float) -> Tensor:
+    return weight * values + (1.0 - weight) * values.roll(1, dims=0)
+
+
+def _check(logits: Tensor, targets: Tensor) -> None:
+    wanted = logits.shape if targets.is_floating_point() else logits.shape[:1]
+    if logits.ndim != 2 or targets.shape != wanted:
+        raise ValueError(
+            f"logits are {list(logits.shape)} and targets {targets.dtype} {list(targets.shape)}; "
+            "allowed: logits [B,K] with classes int64 [B] or shares float [B,K]"
+        )

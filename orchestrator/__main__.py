@@ -1,0 +1,5 @@
+"""`python -m orchestrator` is `mixer`."""
+
+from orchestrator.cli import main
+
+main()

@@ -1,0 +1,287 @@
+"""Checkpoints in the bucket: what a whole one is, how it becomes real, how any part of it is read, and which ones stay.
+
+Ranks upload `checkpoints/<step>-<n>/rank-00003.safetensors` and a receipt `rank-00003.json` that names every slice in it; rank 0
+puts the receipts together into `manifest.json`, written last with a conditional PUT; the driver's log entry makes it real. World
+size and ZeRO stage appear nowhere: a slice is (parameter, kind, start, length) with its byte range and CRC32C. No torch here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import google_crc32c
+import numpy as np
+import numpy.typing as npt
+
+from data_pipeline.storage import Store
+from orchestrator.errors import DamagedCheckpoint
+from orchestrator.run_log import Entry, RunLog, live_checkpoints
+
+FORMAT = 1
+KINDS = ("weight", "exp_avg", "exp_avg_sq")  # fp32 master weights and AdamW's two moments
+_RANGE_BYTES, _READERS = 32 << 20, 4
+Float32 = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Slice:
+    """`length` fp32 elements of `kind` of the flat parameter `param` from `start`; its bytes lie at `offset` of `file`."""
+
+    param: str
+    kind: str
+    start: int
+    length: int
+    file: str
+    offset: int
+    crc32c: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A whole checkpoint. `params` maps names to shapes, `files` names to bytes and SHA-256; `position` counts items consumed."""
+
+    step: int
+    position: int
+    attempt: int
+    params: dict[str, list[int]]
+    files: dict[str, dict[str, Any]]
+    slices: list[Slice]
+    state: dict[str, Any]
+
+    def to_bytes(self) -> bytes:
+        tree = {
+            "format": FORMAT,
+            **asdict(self),
+            "slices": [list(asdict(item).values()) for item in self.slices],
+        }
+        return json.dumps(tree).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes, where: str) -> Manifest:
+        """DamagedCheckpoint when these are not the bytes of a manifest."""
+        try:
+            tree = json.loads(data)
+            if tree.pop("format") != FORMAT:
+                raise DamagedCheckpoint(
+                    f"{where}: manifest of another format; use the version of mixer that wrote it"
+                )
+            return cls(**{**tree, "slices": [Slice(*item) for item in tree["slices"]]})
+        except (ValueError, KeyError, TypeError) as error:
+            raise DamagedCheckpoint(f"{where}: manifest cannot be read: {error}") from None
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all rank files."""
+        return sum(int(facts["bytes"]) for facts in self.files.values())
+
+    def check_cover(self) -> None:
+        """DamagedCheckpoint unless the slices cover every element of every kind of every parameter exactly once."""
+        held: dict[tuple[str, str], list[tuple[int, int]]] = defaultdict(list)
+        for item in self.slices:
+            held[item.param, item.kind].append((item.start, item.length))
+        for name, shape in self.params.items():
+            for kind in KINDS:
+                end = 0
+                for start, length in sorted(held.pop((name, kind), [])):
+                    if start != end:
+                        raise DamagedCheckpoint(
+                            f"{kind} of {name}: elements {min(start, end)}..{max(start, end)} missing or twice"
+                        )
+                    end += length
+                if end != int(np.prod(shape, dtype=np.int64)):
+                    raise DamagedCheckpoint(f"{kind} of {name}: holds {end} elements, its shape is {shape}")
+        if held:
+            raise DamagedCheckpoint(f"slices of unknown parameters: {sorted(held)[:3]}")
+
+
+def folder(step: int, attempt: int) -> str:
+    """Where attempt `attempt` saves step `step`. No two attempts share a key."""
+    return f"checkpoints/{step:010d}-{attempt}"
+
+
+def rank_file(rank: int) -> str:
+    """The name of a rank's file."""
+    return f"rank-{rank:05d}.safetensors"
+
+
+def receipt(rank: int) -> str:
+    """The name of a rank's receipt: its slices, written after its file."""
+    return f"rank-{rank:05d}.json"
+
+
+# -- reading ----------------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Want:
+    """Elements `start`..`start+length` of `kind` of the flat parameter `param`."""
+
+    param: str
+    kind: str
+    start: int
+    length: int
+
+
+Sink = Callable[[int, int, Float32], None]
+
+
+def load_manifest(store: Store, path: str, sha256: str | None = None) -> Manifest:
+    """The manifest of the checkpoint at `path`. DamagedCheckpoint when it is not the one the log names."""
+    data = store.get(f"{path}/manifest.json")
+    if sha256 and hashlib.sha256(data).hexdigest() != sha256:
+        raise DamagedCheckpoint(f"{path}/manifest.json is not the one that was committed (SHA-256 differs)")
+    return Manifest.from_bytes(data, path)
+
+
+def read(store: Store, path: str, manifest: Manifest, wants: list[Want], sink: Sink) -> int:
+    """Hand every element of `wants` to `sink(number of the want, place in it, values)`; bytes fetched.
+
+    Only slices that overlap a want are fetched, in ranges of up to 32 MB by a few threads, and each is proven by its CRC32C.
+    `sink` is called from those threads, never twice for an element. DamagedCheckpoint names the slice that differs.
+    """
+    users: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for number, want in enumerate(wants):
+        users[want.param, want.kind].append(number)
+    needed = [
+        (item, hits)
+        for item in manifest.slices
+        if (hits := [n for n in users.get((item.param, item.kind), ()) if _overlap(item, wants[n])])
+    ]
+    found = sum(_length(item, wants[n]) for item, hits in needed for n in hits)
+    if found != sum(want.length for want in wants):
+        missing = sorted({want.param for want in wants} - set(manifest.params))
+        raise DamagedCheckpoint(
+            f"{path}: does not hold every element asked for; unknown parameters: {missing[:3]}"
+        )
+
+    def fetch(group: list[tuple[Slice, list[int]]]) -> int:
+        first, last = group[0][0], group[-1][0]
+        length = last.offset + 4 * last.length - first.offset
+        data = store.get_range(f"{path}/{first.file}", first.offset, length)
+        for item, hits in group:
+            at = item.offset - first.offset
+            raw = data[at : at + 4 * item.length]
+            if google_crc32c.value(raw) != item.crc32c:
+                raise DamagedCheckpoint(
+                    f"{path}/{item.file}: {item.kind} of {item.param} from {item.start} fails its CRC32C"
+                )
+            values = np.frombuffer(raw, dtype="<f4")
+            for number in hits:
+                start, end = _overlap(item, wants[number]) or (0, 0)
+                sink(number, start - wants[number].start, values[start - item.start : end - item.start])
+        return length
+
+    with ThreadPoolExecutor(_READERS, thread_name_prefix="checkpoint") as pool:
+        return sum(pool.map(fetch, _ranges(needed)))
+
+
+def _overlap(item: Slice, want: Want) -> tuple[int, int] | None:
+    start, end = max(item.start, want.start), min(item.start + item.length, want.start + want.length)
+    return (start, end) if start < end else None
+
+
+def _length(item: Slice, want: Want) -> int:
+    start, end = _overlap(item, want) or (0, 0)
+    return end - start
+
+
+def _ranges(needed: list[tuple[Slice, list[int]]]) -> Iterator[list[tuple[Slice, list[int]]]]:
+    """Neighbours in one file, put together up to _RANGE_BYTES."""
+    group: list[tuple[Slice, list[int]]] = []
+    for item, hits in sorted(needed, key=lambda pair: (pair[0].file, pair[0].offset)):
+        if group:
+            first, last = group[0][0], group[-1][0]
+            joined = item.file == last.file and item.offset == last.offset + 4 * last.length
+            if not joined or item.offset + 4 * item.length - first.offset > _RANGE_BYTES:
+                yield group
+                group = []
+        group.append((item, hits))
+    if group:
+        yield group
+
+
+def read_weights(store: Store, path: str, manifest: Manifest, kind: str = "weight") -> dict[str, Float32]:
+    """Every parameter, whole, in its shape: fp32 arrays by name."""
+    names = list(manifest.params)
+    whole = {name: np.empty(manifest.params[name], dtype=np.float32) for name in names}
+    wants = [Want(name, kind, 0, whole[name].size) for name in names]
+
+    def sink(number: int, at: int, values: Float32) -> None:
+        whole[names[number]].reshape(-1)[at : at + len(values)] = values
+
+    read(store, path, manifest, wants, sink)
+    return whole
+
+
+def verify(store: Store, path: str, manifest: Manifest) -> list[str]:
+    """Read every byte of a checkpoint; what is wrong with it, one line each."""
+    problems = []
+    for name, facts in manifest.files.items():
+        digest, size = hashlib.sha256(), int(facts["bytes"])
+        for start in range(0, size, _RANGE_BYTES):
+            digest.update(store.get_range(f"{path}/{name}", start, min(_RANGE_BYTES, size - start)))
+        if digest.hexdigest() != facts["sha256"]:
+            problems.append(f"{path}/{name}: SHA-256 differs from the manifest's")
+    return problems
+
+
+# -- the driver's part ------------------------------------------------------------------------------------------------------
+def whole_uncommitted(store: Store, entries: Iterable[Entry], attempt: int) -> list[str]:
+    """Folders of `attempt` that have a manifest and are not named in the log yet, by step."""
+    known = {entry.facts["path"] for entry in entries if entry.kind.startswith("checkpoint ")}
+    names = (info.key.split("/") for info in store.list("checkpoints/"))
+    paths = sorted({"/".join(parts[:2]) for parts in names if parts[-1] == "manifest.json"})
+    return [path for path in paths if path.endswith(f"-{attempt}") and path not in known]
+
+
+def commit(store: Store, log: RunLog, path: str) -> Entry:
+    """Make the checkpoint at `path` real. Checks cover and file sizes first. Fenced when another driver leads."""
+    data = store.get(f"{path}/manifest.json")
+    manifest = Manifest.from_bytes(data, path)
+    manifest.check_cover()
+    for name, facts in manifest.files.items():
+        info = store.head(f"{path}/{name}")
+        if info is None or info.size != facts["bytes"]:
+            raise DamagedCheckpoint(
+                f"{path}/{name}: {info.size if info else 'no'} bytes in the store, {facts['bytes']} were written"
+            )
+    return log.append(
+        "checkpoint committed",
+        path=path,
+        step=manifest.step,
+        position=manifest.position,
+        bytes=manifest.bytes,
+        sha256=hashlib.sha256(data).hexdigest(),
+    )
+
+
+def prune(store: Store, log: RunLog, keep: int) -> list[str]:
+    """Delete all but the newest `keep` committed checkpoints; their paths. The log says so BEFORE the bytes go."""
+    old = live_checkpoints(log.entries)[:-keep]
+    for entry in old:
+        log.append(
+            "checkpoint deleted", path=entry.facts["path"], step=entry.facts["step"], why=f"keep: {keep}"
+        )
+        remove(store, entry.facts["path"])
+    return [entry.facts["path"] for entry in old]
+
+
+def collect_orphans(store: Store, entries: Iterable[Entry], below: int) -> list[str]:
+    """Delete folders of attempts before `below` that the log does not hold as live: torn saves and half-done deletes."""
+    live = {entry.facts["path"] for entry in live_checkpoints(entries)}
+    paths = {"/".join(info.key.split("/")[:2]) for info in store.list("checkpoints/")}
+    orphans = sorted(path for path in paths - live if int(path.rsplit("-", 1)[1]) < below)
+    for path in orphans:
+        remove(store, path)
+    return orphans
+
+
+def remove(store: Store, path: str) -> None:
+    """Delete a checkpoint's objects, the manifest first so that no reader takes the rest for whole."""
+    store.delete(f"{path}/manifest.json")
+    for info in list(store.list(f"{path}/")):
+        store.delete(info.key)

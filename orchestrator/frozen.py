@@ -1,0 +1,150 @@
+"""A spec bound to its data: durations become steps, the order of the data is fixed, the identity gets a fingerprint.
+
+Spec + the digests of its data sets -> Frozen, written once as `spec.yaml` beside the run. `model`, `train`, the way images are
+made (`data` without its urls and resources) and the data sets' digests are the identity: a rerun that differs there is refused.
+The rest may change between attempts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import yaml
+
+from data_pipeline.order import Geometry, choose_geometry
+from orchestrator.errors import UserError
+from orchestrator.spec import Spec, validate
+
+FORMAT = 1
+_DATA_RESOURCES = {"train", "val", "threads"}  # a copy of the same data elsewhere is the same data
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What a run must know of a packed data set: its samples, its mean sample size in bytes and its digest."""
+
+    samples: int
+    mean_bytes: float
+    digest: str
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A run's spec with everything derived from it once and for all."""
+
+    spec: Spec
+    train: DataFacts
+    val: DataFacts | None
+    geometry: Geometry
+    steps: int
+    warmup_steps: int
+    save_steps: int | None  # None: by wall time, `spec.checkpoint.every`
+    evaluate_steps: int | None
+    fingerprint: str
+    code: dict[str, str]
+
+    def to_yaml(self) -> str:
+        """The text of `spec.yaml`."""
+        tree = {
+            "format": FORMAT,
+            "fingerprint": self.fingerprint,
+            "code": self.code,
+            "data": {"train": asdict(self.train), "val": asdict(self.val) if self.val else None},
+            "geometry": json.loads(self.geometry.to_json()),
+            "spec": self.spec.model_dump(mode="json", by_alias=True),
+        }
+        return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
+
+    @classmethod
+    def from_yaml(cls, text: str) -> Frozen:
+        """The Frozen of a `spec.yaml`. UserError when a newer version wrote it."""
+        tree = yaml.safe_load(text)
+        if tree.get("format") != FORMAT:
+            raise UserError(
+                f"spec.yaml has format {tree.get('format')}, this version reads {FORMAT}; use the version that wrote it"
+            )
+        facts = {name: DataFacts(**given) if given else None for name, given in tree["data"].items()}
+        assert facts["train"] is not None
+        geometry = Geometry.from_json(json.dumps(tree["geometry"]))
+        return bind(
+            validate(tree["spec"]), facts["train"], facts["val"], code=tree["code"], geometry=geometry
+        )
+
+    def with_resources(self, spec: Spec) -> Frozen:
+        """This run with the resources of `spec`, a spec of the same identity."""
+        return bind(spec, self.train, self.val, code=self.code, geometry=self.geometry)
+
+
+def bind(
+    spec: Spec,
+    train: DataFacts,
+    val: DataFacts | None,
+    *,
+    code: dict[str, str],
+    geometry: Geometry | None = None,
+) -> Frozen:
+    """`spec` bound to its data sets. UserError when the data cannot give what the spec asks for."""
+    if train.samples < 1:
+        raise UserError(f"data.train {spec.data.train} holds no samples; pack or index it first")
+    batch, seed = spec.train.global_batch, spec.train.seed
+    geometry = geometry or choose_geometry(
+        train.samples,
+        train.mean_bytes,
+        batch,
+        spec.train.micro_batch,
+        seed,
+        resident_bytes=spec.data.resident,
+        window_bytes=spec.data.window_memory,
+    )
+    size = {"samples": train.samples, "batch": batch}
+    steps = spec.train.steps or -(-round((spec.train.epochs or 0) * train.samples) // batch)
+    every, evaluate = spec.checkpoint.every, spec.evaluate.every
+    return Frozen(
+        spec=spec,
+        train=train,
+        val=val,
+        geometry=geometry,
+        steps=steps,
+        warmup_steps=spec.train.warmup_steps.steps(**size),
+        save_steps=None if every.seconds is not None else max(1, every.steps(**size)),
+        evaluate_steps=max(1, evaluate.steps(**size)) if evaluate else None,
+        fingerprint=fingerprint(identity(spec, train, val)),
+        code=code,
+    )
+
+
+def identity(spec: Spec, train: DataFacts, val: DataFacts | None) -> dict[str, Any]:
+    """The keys of the run's identity, flat: `model.depth` -> value."""
+    tree = spec.model_dump(mode="json", by_alias=True)
+    data = {key: value for key, value in tree["data"].items() if key not in _DATA_RESOURCES}
+    data["train (digest)"], data["val (digest)"] = train.digest, val.digest if val else None
+    return _flat({"model": tree["model"], "data": data, "train": tree["train"]})
+
+
+def resources(spec: Spec) -> dict[str, Any]:
+    """The keys that may change between attempts, flat."""
+    tree = spec.model_dump(mode="json", by_alias=True)
+    data = {key: value for key, value in tree["data"].items() if key in _DATA_RESOURCES}
+    rest = {key: tree[key] for key in ("checkpoint", "workers", "recovery", "evaluate", "events")}
+    return _flat({"data": data, **rest})
+
+
+def fingerprint(facts: dict[str, Any]) -> str:
+    """The first 16 hex digits of the SHA-256 of `facts` as canonical JSON."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """`key: old -> new` for every key whose value differs."""
+    keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    return [f"{key}: {old.get(key)!r} -> {new.get(key)!r}" for key in keys]
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

@@ -1,0 +1,233 @@
+"""From a spec or a name to a led run: what `mixer train` and the driver of `mixer submit` do.
+
+resolve() finds or makes the Run -> lead() claims it (holder.json, the log), joins the cluster, and lets the Supervisor run attempts
+until the run ends or must leave. Signals only set a flag; the second one leaves without saving.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from data_pipeline.storage import Store, StoreError
+from orchestrator.errors import RESUMABLE, SpecError, UserError
+from orchestrator.frozen import DataFacts, Frozen, bind, differences, identity, resources
+from orchestrator.run_log import ENDS, RunLog, new_writer
+from orchestrator.run_store import Heartbeat, Run, create, effective, list_runs, new_name, runs_url
+from orchestrator.spec import Spec, load_spec, parse_spec
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A run to lead: `frozen` with the resources wanted now; `new` when nothing lies in the bucket yet."""
+
+    run: Run
+    frozen: Frozen
+    new: bool
+
+
+def default_store(given: str | None = None) -> str:
+    """The store to look in: given, MIXER_STORE, or the last one used. UserError when there is none."""
+    memo = _memo()
+    store = given or os.environ.get("MIXER_STORE") or (memo.read_text().strip() if memo.exists() else "")
+    if not store:
+        raise UserError(
+            "no store given; use --store s3://bucket/prefix (or a folder), set MIXER_STORE, or write store: in the spec"
+        )
+    return store
+
+
+def remember_store(store: str) -> None:
+    """Let `mixer ls` find this store next time. A home that cannot be written is no reason to fail."""
+    try:
+        _memo().parent.mkdir(parents=True, exist_ok=True)
+        _memo().write_text(store)
+    except OSError:
+        return
+
+
+def _memo() -> Path:
+    home = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
+    return Path(home) / "mixer" / "store"
+
+
+def find_run(name: str, store: str | None = None) -> Run:
+    """The run called `name` (or at the url `name`). UserError names the runs there are."""
+    url = name if "/runs/" in name else f"{runs_url(default_store(store))}/{name}"
+    run = Run(url)
+    if not run.exists():
+        base = url.rsplit("/runs/", 1)[0]
+        there = list_runs(base)
+        raise UserError(f"no run {run.name} in {base}; there: {', '.join(there[-8:]) or 'none'}")
+    remember_store(url.rsplit("/runs/", 1)[0])
+    return run
+
+
+def resolve(target: str, *, store: str | None, name: str | None, overrides: Sequence[str]) -> Resolved:
+    """The run that `target` (a spec's path, a run's name or url) means. UserError when it differs from a frozen run's identity."""
+    if Path(target).suffix in (".yaml", ".yml"):
+        return _from_spec(_absolute(load_spec(target, overrides)), store, name)
+    run = find_run(target, store)
+    frozen = effective(run.frozen(), run.log().entries)
+    tree = yaml.safe_load(yaml.safe_dump(frozen.spec.model_dump(mode="json", by_alias=True)))
+    spec = (
+        _absolute(parse_spec(yaml.safe_dump(tree), overrides, where=run.name)) if overrides else frozen.spec
+    )
+    return _resume(run, spec)
+
+
+def absolute(url: str) -> str:
+    """A folder's whole path, since a worker's working directory is another one; any other url as it is."""
+    return url if "://" in url else os.path.abspath(os.path.expanduser(url))
+
+
+def _absolute(spec: Spec) -> Spec:
+    data = spec.data.model_copy(
+        update={"train": absolute(spec.data.train), "val": absolute(spec.data.val) if spec.data.val else None}
+    )
+    return spec.model_copy(update={"data": data})
+
+
+def _from_spec(spec: Spec, store: str | None, name: str | None) -> Resolved:
+    base = absolute(store or spec.store or default_store())
+    run = Run(f"{runs_url(base)}/{name or new_name(spec.name)}")
+    remember_store(base)
+    if run.exists():
+        return _resume(run, spec)
+    return Resolved(run, bind(spec, *data_facts(spec), code=code_versions()), new=True)
+
+
+def _resume(run: Run, spec: Spec) -> Resolved:
+    frozen = run.frozen()
+    train, val = (frozen.train, frozen.val) if spec.data == frozen.spec.data else data_facts(spec)
+    changed = differences(identity(frozen.spec, frozen.train, frozen.val), identity(spec, train, val))
+    if changed:
+        raise SpecError(
+            [f"run {run.name} is frozen and differs in {len(changed)} key(s): {'; '.join(changed)}. "
+             "Put them back, or start a new run under another --name"]
+        )  # fmt: skip
+    return Resolved(run, frozen.with_resources(spec), new=False)
+
+
+def data_facts(spec: Spec) -> tuple[DataFacts, DataFacts | None]:
+    """What the run must know of its data sets. UserError when one is not there."""
+    return _facts(spec.data.train), _facts(spec.data.val) if spec.data.val else None
+
+
+def _facts(url: str) -> DataFacts:
+    from data_pipeline.index import Dataset
+
+    try:
+        dataset = Dataset.open(url)
+    except StoreError as error:
+        raise UserError(f"data at {url}: {error}") from None
+    return DataFacts(dataset.samples, dataset.mean_bytes, dataset.digest)
+
+
+def code_versions() -> dict[str, str]:
+    """What a run was made with."""
+    found = {}
+    for package in ("mixer-pretrain", "torch", "deepspeed", "ray", "webdataset"):
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "source"
+    return found
+
+
+def freeze(resolved: Resolved, say: Say, *, submitted: bool) -> bool:
+    """Write a new run into the bucket. Whether the store honours conditional writes."""
+    honours = probe(resolved.run.store, say)
+    if resolved.new:
+        create(resolved.run, resolved.frozen, new_writer(), conditional=honours, submitted=submitted)
+    return honours
+
+
+def probe(store: Store, say: Say) -> bool:
+    """Whether `store` honours conditional writes; says what it does not honour and what that means."""
+    found = store.probe()
+    for line in found.describe():
+        say(line)
+    return bool(found.conditional_put)
+
+
+def lead(resolved: Resolved, *, take_over: bool, say: Say, machines: Any = None) -> int:
+    """Lead the run until it ends or must leave; the exit code. RunBusy while another driver is alive; Fenced when one takes over."""
+    from orchestrator.supervisor import Supervisor
+
+    run = resolved.run
+    run.require_free(take_over=take_over)
+    conditional = freeze(resolved, say, submitted=False)
+    log = run.log(new_writer(), conditional=conditional)
+    _claim(log, resolved, take_over=take_over)
+    with Heartbeat(run, log.writer, job=os.environ.get("MIXER_SUBMISSION_ID")):
+        if log.last("finished"):
+            say(f"run {run.name} has finished; `mixer report {run.name}` shows it")
+            return 0
+        supervisor = Supervisor(run, resolved.frozen, log, machines or _ray(resolved, say), say)
+        if _changed(resolved, log):
+            supervisor.set_resources(resolved.frozen.spec)
+        with _signals(supervisor, say):
+            return supervisor.lead()
+
+
+def _claim(log: RunLog, resolved: Resolved, *, take_over: bool) -> None:
+    facts = {"job": os.environ.get("MIXER_SUBMISSION_ID"), "forced": take_over}
+    if not log.entries:  # the one who froze it died before the first entry
+        frozen = resolved.frozen
+        log.append(
+            "created",
+            run=resolved.run.name,
+            fingerprint=frozen.fingerprint,
+            code=frozen.code,
+            steps=frozen.steps,
+        )
+    last = log.entries[-1]
+    if resolved.new and last.n == 0 and not last.facts.get("submitted"):
+        return
+    log.append("taken over", **facts, why="resumed" if last.kind in ENDS else "no driver was alive")
+
+
+def _changed(resolved: Resolved, log: RunLog) -> bool:
+    before = effective(resolved.run.frozen(), log.entries)
+    return bool(differences(resources(before.spec), resources(resolved.frozen.spec)))
+
+
+def _ray(resolved: Resolved, say: Say) -> Any:
+    from orchestrator.ray_machines import RayMachines
+
+    say(
+        "joining the Ray cluster at " + os.environ["RAY_ADDRESS"]
+        if os.environ.get("RAY_ADDRESS")
+        else "starting Ray on this machine"
+    )
+    return RayMachines(resolved.frozen.spec.workers)
+
+
+@contextmanager
+def _signals(supervisor: Any, say: Say) -> Iterator[None]:
+    """SIGINT and SIGTERM: save and leave; a second one leaves at once."""
+
+    def handle(number: int, _: object) -> None:
+        if supervisor.leaving:
+            say("left at once; the run resumes from its newest checkpoint")
+            os._exit(RESUMABLE)
+        supervisor.leaving = f"{signal.Signals(number).name} of the driver"
+        say(f"{signal.Signals(number).name}: saving, then leaving (once more: at once)")
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

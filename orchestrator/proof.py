@@ -1,0 +1,64 @@
+"""Was it the same run? Two histories compared loss by loss and id by id, and one history held against its data set."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from data_pipeline.order import Order
+from orchestrator.history import StepLine
+from orchestrator.status import Book
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a broken and an unbroken run have in common."""
+
+    steps: int
+    equal_losses: int
+    steps_after_kill: int
+    skipped: int
+    repeated: int
+    equal_digests: bool
+
+    @property
+    def bit_identical(self) -> bool:
+        return self.equal_losses == self.steps
+
+
+def compare(broken: Book, unbroken: Book, killed_at: int) -> Comparison:
+    """Losses bit by bit and sample ids one by one."""
+    left, right = broken.history, unbroken.history
+    same = sum(a.facts["loss"] == b.facts["loss"] for a, b in zip(left, right, strict=False))
+    skipped, repeated = delivered_once(broken)
+    return Comparison(
+        steps=max(len(left), len(right)),
+        equal_losses=same,
+        steps_after_kill=len(left) - killed_at,
+        skipped=skipped,
+        repeated=repeated,
+        equal_digests=[line.as_json()["id_digest"] for line in left]
+        == [line.as_json()["id_digest"] for line in right],
+    )
+
+
+def delivered_once(book: Book) -> tuple[int, int]:
+    """Samples skipped and repeated, counted from the ids that the workers noted, epoch by epoch.
+
+    An epoch that the run has left behind must hold every sample once; the one it ended in, none twice.
+    """
+    batch, samples = book.frozen.spec.train.global_batch, book.frozen.geometry.samples
+    order = Order(book.frozen.geometry)
+    epochs: dict[int, Counter[int]] = {}
+    for line in book.history:
+        items = order.step_items((line.step - 1) * batch, batch)
+        for item, sample in zip(items.tolist(), _ids(line), strict=True):
+            epochs.setdefault(item // samples, Counter())[sample] += 1
+    whole = len(book.history) * batch // samples
+    skipped = sum(samples - len(epochs.get(epoch, ())) for epoch in range(whole))
+    repeated = sum(count - 1 for seen in epochs.values() for count in seen.values())
+    return skipped, repeated
+
+
+def _ids(line: StepLine) -> list[int]:
+    return [sample for slot in sorted(line.ids) for sample in line.ids[slot]]

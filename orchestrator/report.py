@@ -1,0 +1,201 @@
+"""One HTML file about a run: what came of it, where the time went, what broke and how it came back.
+
+    Book -> Account -> sections -> page -> file
+
+The file loads nothing and holds no credentials (page.py). It is made from the bucket alone, on any machine,
+while the run goes on or after it. torch and matplotlib are imported when a picture is drawn, not before.
+"""
+
+from __future__ import annotations
+
+import base64
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from data_pipeline.storage import StoreError
+from mixer_model.config import config
+from orchestrator import charts, checkpoints
+from orchestrator.account import Account
+from orchestrator.errors import MixerError
+from orchestrator.headline import cards, header, model_name
+from orchestrator.logs import stamp
+from orchestrator.page import Html, count, facts, page, section, several, size, table, tag
+from orchestrator.redact import first_line
+from orchestrator.run_log import live_checkpoints
+from orchestrator.status import Book
+from orchestrator.toll import attempt_list, fault_list, time_spent
+
+FIRST_WEIGHT = "blocks.0.mlp_tokens.fc1.weight"
+MOST_UNITS, MOST_BAD = 96, 20
+
+
+def write_report(book: Book, path: Path) -> Path:
+    """Write the report of the run in `book` to `path`; the path.
+
+    StoreError when the bucket does not answer.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(render(book), encoding="utf-8")
+    return path
+
+
+def render(book: Book) -> str:
+    """The text of the report."""
+    account = Account(book)
+    return page(
+        f"{book.run.name}: mixer report",
+        header(account),
+        cards(account),
+        section("Loss", charts.loss_curve(account), note=_curve_note(account)),
+        time_spent(account),
+        fault_list(account),
+        attempt_list(account),
+        _weights(book),
+        tag("div", _saved(book), _bad_samples(account), class_="two"),
+        tag("div", _setting(account), _identity(book), class_="two"),
+        section("Spec", tag("pre", _spec(book), class_="columns"), class_="long"),
+        tag("footer", f"Written {stamp(time.time())} from {book.run.url} by mixer. Times are UTC."),
+    )
+
+
+def _curve_note(account: Account) -> str:
+    words = ["Bands are attempts, darker with more workers."]
+    if not account.curve:
+        return ""
+    if account.faults:
+        words.append("Dashed lines are faults.")
+    if account.lost:
+        words.append(
+            "Wide red: steps lost to a fault, as they were; the blue line over them: the same steps done again."
+        )
+    if account.evaluations:
+        words.append("Points are evaluations.")
+    return " ".join(words)
+
+
+def _weights(book: Book) -> Html:
+    """What the first block mixes, out of the newest checkpoint; why not, where it cannot be drawn."""
+    saved = live_checkpoints(book.entries)
+    title = "What the first block looks at"
+    if not saved:
+        return section(title, tag("p", "No checkpoint has been committed yet.", class_="note"))
+    try:
+        picture, units, shown = _picture(book, saved[-1].facts["path"], saved[-1].facts["sha256"])
+    except (MixerError, StoreError, ValueError) as error:
+        return section(title, tag("p", f"It cannot be drawn: {first_line(str(error))}", class_="note"))
+    kept = f"the {shown} strongest of {units}" if shown < units else f"all {units}"
+    note = (
+        f"Token-mixing weights of the first block at step {saved[-1].facts['step']}: one square for each hidden "
+        f"unit ({kept}), laid out like the patches of the image. Red adds, blue takes away. Units are sorted by "
+        "spatial frequency, each beside the one most nearly its opposite."
+    )
+    data = base64.b64encode(picture).decode()
+    return section(title, tag("figure", tag("img", src=f"data:image/png;base64,{data}", alt=note)), note=note)
+
+
+def _picture(book: Book, path: str, sha256: str) -> tuple[bytes, int, int]:
+    """The PNG, the hidden units there are and those it shows. Fetches this one parameter only."""
+    store, spec = book.run.store, book.frozen.spec.model
+    manifest = checkpoints.load_manifest(store, path, sha256)
+    if FIRST_WEIGHT not in manifest.params:
+        raise ValueError(f"{path} holds no {FIRST_WEIGHT}")
+    weight = np.empty(manifest.params[FIRST_WEIGHT], dtype=np.float32)
+
+    def sink(_: int, at: int, values: checkpoints.Float32) -> None:
+        weight.reshape(-1)[at : at + len(values)] = values
+
+    checkpoints.read(store, path, manifest, [checkpoints.Want(FIRST_WEIGHT, "weight", 0, weight.size)], sink)
+    import torch
+
+    from mixer_model.pictures import token_mixing_png
+
+    grid = config(spec.preset, **spec.overrides()).grid
+    shown = min(MOST_UNITS, len(weight))
+    with tempfile.TemporaryDirectory(prefix="mixer-report-") as scratch:
+        file = Path(scratch) / "weights.png"
+        columns = max((n for n in range(8, 25) if shown % n == 0), default=min(24, shown))
+        token_mixing_png(torch.from_numpy(weight), (grid, grid), file, columns=columns, max_units=shown)
+        return file.read_bytes(), len(weight), shown
+
+
+def _saved(book: Book) -> Html:
+    rows = [
+        [
+            count(entry.facts["step"]),
+            size(entry.facts["bytes"]),
+            stamp(entry.time)[:16],
+            tag("code", entry.facts["path"]),
+        ]
+        for entry in reversed(live_checkpoints(book.entries))
+    ]
+    if not rows:
+        return section("Checkpoints", tag("p", "None has been committed yet.", class_="note"))
+    ever = sum(entry.kind == "checkpoint committed" for entry in book.entries)
+    note = f"{len(rows)} of {ever} committed are kept; each is whole, and loads at any number of workers."
+    return section(
+        "Checkpoints", table(["step", "size", "committed", "path"], rows, numbers=(0, 1)), note=note
+    )
+
+
+def _bad_samples(account: Account) -> Html:
+    bad = account.bad_samples
+    if not bad:
+        return section(
+            "Bad samples", tag("p", "None: every image that was asked for was delivered.", class_="note")
+        )
+    rows = [
+        [str(e.get("id")), str(e.get("substitute")), first_line(str(e.get("why")))] for e in bad[:MOST_BAD]
+    ]
+    more = f" The first {MOST_BAD}." if len(bad) > MOST_BAD else ""
+    note = (
+        f"{several(len(bad), 'image')} could not be decoded; another took the place of each, by rule.{more}"
+    )
+    return section("Bad samples", table(["sample", "instead", "why"], rows, numbers=(0, 1)), note=note)
+
+
+def _setting(account: Account) -> Html:
+    book = account.book
+    train, frozen = book.frozen.spec.train, book.frozen
+    pairs: list[tuple[str, object]] = [
+        ("model", model_name(book)),
+        ("training images", count(frozen.train.samples)),
+        ("validation images", count(frozen.val.samples) if frozen.val else "none"),
+        (
+            "step",
+            f"{count(train.global_batch)} images, {count(train.micro_batch)} at a time",
+        ),
+        (
+            "precision",
+            f"{train.precision}, ZeRO {train.zero}, {'compiled' if train.compile else 'not compiled'}",
+        ),
+        (
+            "hosts",
+            ", ".join(account.hosts[:8])
+            + (f" and {len(account.hosts) - 8} more" if len(account.hosts) > 8 else ""),
+        ),
+    ]
+    mfu = book.mfu()
+    return section("Setting", facts([*pairs, ("MFU", f"{mfu:.1%}")] if mfu else pairs))
+
+
+def _identity(book: Book) -> Html:
+    code: Callable[[object], Html] = lambda value: tag("code", value)  # noqa: E731
+    frozen = book.frozen
+    pairs: list[tuple[str, object]] = [
+        ("fingerprint", code(frozen.fingerprint)),
+        ("training data", code(frozen.train.digest[:16])),
+        ("samples seen", code(book.status()["id_digest"])),
+        *((name, code(version)) for name, version in frozen.code.items()),
+    ]
+    return section("Identity", facts(pairs))
+
+
+def _spec(book: Book) -> str:
+    tree = book.frozen.spec.model_dump(mode="json", by_alias=True)
+    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)

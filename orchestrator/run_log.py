@@ -1,0 +1,112 @@
+"""A run's log: the one truth about it. A dense sequence of small objects, each written by a conditional PUT.
+
+`log/0000000000.json`, `log/0000000001.json`, ... An entry is written as number n+1 by whoever read n. A driver that was paused and
+comes back finds its number taken and is Fenced. Kinds of entries:
+
+created            the run exists; carries the fingerprint
+taken over         a driver starts to lead the run; carries why
+resources changed  keys outside the identity that differ from the entry before
+attempt started    world, checkpoint it starts from; its number names all the attempt uploads
+attempt ended      outcome: finished, stopped, lost, failed; with cause
+checkpoint committed / checkpoint deleted / checkpoint damaged
+request            a stop, scale or save asked for by anyone, now taken up
+stopped, gave up, finished
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from data_pipeline.storage import NotFound, Store
+from orchestrator.errors import Fenced
+
+ENDS = ("stopped", "gave up", "finished")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One entry: its number, kind, writer, time (Unix seconds) and facts."""
+
+    n: int
+    kind: str
+    writer: str
+    time: float
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def to_bytes(self) -> bytes:
+        head = {"n": self.n, "kind": self.kind, "writer": self.writer, "time": self.time}
+        return json.dumps({**head, **self.facts}, sort_keys=False).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Entry:
+        tree = json.loads(data)
+        return cls(tree.pop("n"), tree.pop("kind"), tree.pop("writer"), tree.pop("time"), tree)
+
+
+def new_writer() -> str:
+    """A name for a process that writes: host, pid and a random part, so that a reused pid is not the same writer."""
+    return f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}"
+
+
+def entry_key(n: int) -> str:
+    """The key of entry number `n` below the run."""
+    return f"log/{n:010d}.json"
+
+
+class RunLog:
+    """The entries read so far, and the way to add one."""
+
+    def __init__(
+        self, store: Store, writer: str, *, conditional: bool = True, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._store, self.writer, self._conditional, self._clock = store, writer, conditional, clock
+        self.entries: list[Entry] = []
+
+    def refresh(self) -> list[Entry]:
+        """Read what others wrote since; all entries."""
+        while True:
+            try:
+                self.entries.append(Entry.from_bytes(self._store.get(entry_key(len(self.entries)))))
+            except NotFound:
+                return self.entries
+
+    def append(self, kind: str, **facts: Any) -> Entry:
+        """Write the next entry. Fenced when somebody else has written that number."""
+        entry = Entry(len(self.entries), kind, self.writer, self._clock(), facts)
+        key = entry_key(entry.n)
+        free = self._conditional or self._store.head(key) is None
+        if not (free and self._store.put_if_absent(key, entry.to_bytes())):
+            rival = Entry.from_bytes(self._store.get(key))
+            raise Fenced(
+                f"log entry {entry.n} ({kind}) is taken: {rival.writer} wrote '{rival.kind}' there, so it leads the run now; "
+                "this driver stops and changes nothing more"
+            )
+        self.entries.append(entry)
+        return entry
+
+    def last(self, *kinds: str) -> Entry | None:
+        """The newest entry of these kinds."""
+        return next((entry for entry in reversed(self.entries) if entry.kind in kinds), None)
+
+
+def live_checkpoints(entries: Iterable[Entry]) -> list[Entry]:
+    """The committed checkpoints that are neither deleted nor damaged, oldest first."""
+    live: dict[str, Entry] = {}
+    for entry in entries:
+        if entry.kind == "checkpoint committed":
+            live[entry.facts["path"]] = entry
+        elif entry.kind in ("checkpoint deleted", "checkpoint damaged"):
+            live.pop(entry.facts["path"], None)
+    return list(live.values())
+
+
+def acknowledged(entries: Iterable[Entry]) -> set[str]:
+    """The ids of requests that have been taken up."""
+    return {entry.facts["id"] for entry in entries if entry.kind == "request"}

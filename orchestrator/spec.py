@@ -1,0 +1,364 @@
+"""The spec of a run: what a user writes in YAML, checked before anything starts.
+
+YAML text -> `--set key.path=value` applied -> validated Spec. Unknown keys are refused with the nearest known one. Spec knows
+nothing of buckets: `frozen.py` binds it to a data set and freezes it beside the run.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    model_validator,
+)
+
+from mixer_model.config import config as mixer_config
+from orchestrator.durations import Duration, parse_bytes, parse_duration
+from orchestrator.errors import SpecError, UserError
+
+Steps = Annotated[Duration, BeforeValidator(parse_duration), PlainSerializer(str, return_type=str)]
+Bytes = Annotated[int, BeforeValidator(parse_bytes)]
+
+
+class Section(BaseModel):
+    """A part of the spec: frozen, and closed to keys it does not know."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", arbitrary_types_allowed=True, populate_by_name=True, allow_inf_nan=False
+    )
+
+
+class Model(Section):
+    """The network. A preset of the paper, or its parts by name."""
+
+    preset: str | None = Field(
+        None, description="S/32, S/16, B/32, B/16, L/32, L/16 or H/14 (Table 1 of the paper)"
+    )
+    classes: int = Field(ge=1, description="outputs of the head")
+    image_size: int = Field(224, ge=1, description="pixels per side, a multiple of the patch")
+    patch: int | None = Field(None, ge=1, description="pixels per side of a patch; overrides the preset")
+    dim: int | None = Field(None, ge=1, description="channels of a token; overrides the preset")
+    depth: int | None = Field(None, ge=1, description="number of blocks; overrides the preset")
+    token_dim: int | None = Field(
+        None, ge=1, description="hidden units of the token-mixing MLP; overrides the preset"
+    )
+    channel_dim: int | None = Field(
+        None, ge=1, description="hidden units of the channel-mixing MLP; overrides the preset"
+    )
+    drop_path: float = Field(
+        0.0, ge=0, lt=1, description="stochastic depth at the last block; linear from 0 at the first"
+    )
+    activation: Literal["gelu", "gelu_tanh"] = Field(
+        "gelu", description="erf GELU (timm) or its tanh form (Flax reference)"
+    )
+    loss: Literal["softmax", "sigmoid"] = Field(
+        "softmax", description="cross-entropy over classes, or per class and summed"
+    )
+
+    @model_validator(mode="after")
+    def _complete(self) -> Model:
+        mixer_config(self.preset, **self.overrides())
+        return self
+
+    def overrides(self) -> dict[str, Any]:
+        """The arguments of `mixer_model.config` and `mixer_model.create` besides the preset."""
+        given = self.model_dump(exclude={"preset", "loss"})
+        return {key: value for key, value in given.items() if value is not None}
+
+
+class RandAugment(Section):
+    """RandAugment: `ops` operations in a row, each at `magnitude`."""
+
+    ops: int = Field(2, ge=1, le=10, description="operations per image")
+    magnitude: float = Field(15, ge=0, le=30, description="strength, 0 to 30")
+
+
+class Augment(Section):
+    """Augmentation besides the crop. Every draw is keyed by (seed, item)."""
+
+    randaugment: RandAugment | None = Field(None, description="off when left out")
+    mixup: float = Field(0.0, ge=0, description="the Beta distribution's parameter; 0 is off")
+
+
+class Data(Section):
+    """Where the images are, and how a training image is made of one."""
+
+    train: str = Field(description="url of packed or indexed training shards")
+    val: str | None = Field(None, description="url of validation shards")
+    decode: Literal["rrc", "resize"] = Field(
+        "rrc", description="random resized crop, or the whole image resized"
+    )
+    scale: tuple[float, float] = Field(
+        (0.08, 1.0), description="share of the image's area that a crop covers"
+    )
+    ratio: tuple[float, float] = Field((3 / 4, 4 / 3), description="aspect ratio of a crop")
+    flip: bool = Field(True, description="mirror half of the images; wrong for digits and text")
+    augment: Augment = Augment()
+    resident: Bytes = Field(
+        64_000_000, ge=0, description="a data set up to this size is read once and kept by every worker"
+    )
+    window_memory: Bytes = Field(
+        2_000_000_000, ge=1, description="bytes of shuffle windows the smallest world may hold, job-wide"
+    )
+    bad_share: float = Field(
+        0.0001, ge=0, le=1, description="share of samples that may be undecodable before the run stops"
+    )
+    threads: int = Field(2, ge=1, description="decoding threads per worker")
+
+    @model_validator(mode="after")
+    def _ranges(self) -> Data:
+        for name, (low, high) in {"scale": self.scale, "ratio": self.ratio}.items():
+            if not 0 < low <= high:
+                raise ValueError(f"{name} got {low}..{high}; give two numbers, 0 < low <= high")
+        if self.scale[1] > 1:
+            raise ValueError(f"scale got {self.scale[1]}; a crop covers at most 1.0 of the image")
+        return self
+
+
+class Optimizer(Section):
+    """AdamW. Decay falls on the weights of linear and patch layers only."""
+
+    lr: float = Field(1e-3, gt=0, description="peak learning rate")
+    weight_decay: float = Field(0.1, ge=0, description="decoupled decay, times the learning rate")
+    betas: tuple[float, float] = Field((0.9, 0.999), description="decay rates of the two moments")
+    eps: float = Field(1e-8, gt=0, description="added to the root of the second moment")
+
+
+class Train(Section):
+    """The arithmetic of training: part of the run's identity."""
+
+    global_batch: int = Field(ge=1, description="samples per step, at any number of workers")
+    micro_batch: int = Field(ge=1, description="samples per forward and backward; divides global_batch")
+    epochs: float | None = Field(None, gt=0, description="length of the run; or give steps")
+    steps: int | None = Field(None, ge=1, description="length of the run; or give epochs")
+    optimizer: Optimizer = Optimizer()
+    warmup_steps: Steps = Field(Duration(0, "steps"), description="linear warmup; steps, images or epochs")
+    schedule: Literal["linear", "cosine", "constant"] = Field(
+        "linear", description="decay to 0 after the warmup"
+    )
+    clip: float | None = Field(1.0, gt=0, description="largest global norm of the gradient; null is off")
+    precision: Literal["fp32", "bf16"] = Field(
+        "bf16", description="of weights and activations in a step; masters are fp32"
+    )
+    zero: Literal[0, 1, 2, 3] = Field(2, description="DeepSpeed ZeRO stage")
+    compile: bool = Field(True, description="torch.compile, one block for all")
+    activation_checkpointing: bool = Field(
+        False, description="keep a block's input only and compute the rest again"
+    )
+    seed: int = Field(0, ge=0, lt=2**63, description="of weights, order and augmentation")
+
+    @property
+    def micro_batches(self) -> int:
+        """M, the micro-batches of a step."""
+        return self.global_batch // self.micro_batch
+
+    @model_validator(mode="after")
+    def _fits(self) -> Train:
+        if self.global_batch % self.micro_batch:
+            raise ValueError(
+                f"micro_batch got {self.micro_batch}; it must divide global_batch {self.global_batch}"
+            )
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError("give either epochs or steps")
+        if self.warmup_steps.seconds is not None:
+            raise ValueError(f"warmup_steps got {self.warmup_steps}; give steps, images or epochs")
+        if self.zero == 0 and self.precision == "bf16":
+            raise ValueError(
+                "zero: 0 with bf16 is refused (DeepSpeed's first update is wrong there); use zero: 1 or more"
+            )
+        return self
+
+
+class Checkpoint(Section):
+    """When state is saved, and how many of the saved states stay."""
+
+    every: Steps = Field(Duration(500, "steps"), description="steps, images, epochs or wall time (`10 min`)")
+    keep: int = Field(3, ge=1, description="newest whole checkpoints that stay")
+    async_: bool = Field(True, alias="async", description="upload behind the step; false waits for it")
+
+
+class Workers(Section):
+    """How many processes train, and what each one takes."""
+
+    min: int = Field(1, ge=1, description="fewer than this: wait")
+    max: int = Field(ge=1, description="never more; at most global_batch / micro_batch")
+    gpus: int = Field(0, ge=0, le=1, description="per worker")
+    cpus: float = Field(1, gt=0, description="per worker")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Workers:
+        if self.min > self.max:
+            raise ValueError(f"min got {self.min}, more than max {self.max}")
+        return self
+
+
+class Recovery(Section):
+    """What may go wrong before the run gives up. The budgets refill when a newer checkpoint is committed."""
+
+    failures: int = Field(5, ge=0, description="errors of the code, in a row without a new checkpoint")
+    preemptions: int | Literal["unlimited"] = Field("unlimited", description="machines lost")
+    wait: Steps = Field(Duration(60, "minutes"), description="longest wait for machines, wall time")
+
+
+class Evaluate(Section):
+    """When the validation set is run through."""
+
+    every: Steps | None = Field(
+        None, description="steps, images or epochs; always at the end when data.val is given"
+    )
+
+
+class Events(Section):
+    """What is written down besides what the ledger needs."""
+
+    sample_ids: bool = Field(False, description="the ids of every sample of every step (8 bytes each)")
+
+
+class Spec(Section):
+    """A run, as its user wants it."""
+
+    name: str = Field(
+        pattern=r"^[a-z0-9]([a-z0-9.-]{0,40}[a-z0-9])?$", description="lower case, digits, `-` and `.`"
+    )
+    store: str | None = Field(None, description="s3://bucket/prefix or a folder; else --store or MIXER_STORE")
+    model: Model
+    data: Data
+    train: Train
+    checkpoint: Checkpoint = Checkpoint()
+    workers: Workers
+    recovery: Recovery = Recovery()
+    evaluate: Evaluate = Evaluate()
+    events: Events = Events()
+
+    @model_validator(mode="after")
+    def _fits(self) -> Spec:
+        slots = self.train.micro_batches
+        if self.workers.max > slots:
+            raise ValueError(
+                f"workers.max got {self.workers.max}; a step has {slots} micro-batches (global_batch / micro_batch), "
+                f"so at most {slots} workers have work"
+            )
+        return self
+
+
+_CREDENTIAL = re.compile(r"://[^/@\s]+:[^/@\s]+@|(?:AKIA|ASIA)[A-Z0-9]{16}")
+
+
+def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> Spec:
+    """The Spec in the YAML file `path` with `key.path=value` overrides applied. SpecError or UserError."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(
+            f"{path}: {error.strerror or error}; give the path of a spec (see runs/) or the name of a run"
+        ) from None
+    return parse_spec(text, overrides, where=str(path))
+
+
+def parse_spec(text: str, overrides: Sequence[str] = (), where: str = "spec") -> Spec:
+    """The Spec in YAML `text` with overrides applied. SpecError lists every mistake, one line each."""
+    if _CREDENTIAL.search(text) or any(_CREDENTIAL.search(item) for item in overrides):
+        raise SpecError(
+            [f"{where}: holds what looks like a credential; take it out and use the usual AWS places"]
+        )
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SpecError([f"{where}: not YAML: {' '.join(str(error).split())}"]) from None
+    if not isinstance(tree, dict):
+        raise SpecError([f"{where}: got {type(tree).__name__}; a spec is a mapping of keys (see runs/)"])
+    for item in overrides:
+        _set(tree, item)
+    return validate(tree)
+
+
+def validate(tree: dict[str, Any]) -> Spec:
+    """The Spec of a mapping. SpecError lists every mistake, one line each."""
+    try:
+        return Spec.model_validate(tree)
+    except ValidationError as error:
+        raise SpecError([_problem(item) for item in error.errors()]) from None
+
+
+def _set(tree: dict[str, Any], item: str) -> None:
+    path, equals, value = item.partition("=")
+    if not equals or not path:
+        raise SpecError([f"--set {item}: write key.path=value"])
+    *parents, last = path.split(".")
+    node = tree
+    for key in parents:
+        child = node.get(key)
+        node[key] = node = {} if child is None else child
+        if not isinstance(node, dict):
+            raise SpecError([f"--set {item}: {key} is a value, it has no keys below it"])
+    node[last] = _scalar(value)
+
+
+def _scalar(text: str) -> Any:
+    value = yaml.safe_load(text) if text else ""
+    if isinstance(value, str):  # YAML 1.1 reads 1e-3 as text
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _problem(error: Any) -> str:
+    loc = [str(part) for part in error["loc"]]
+    if error["type"] == "extra_forbidden":
+        return f"{'.'.join(loc)}: unknown key; {_nearest(loc)}"
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "missing":
+        return f"{'.'.join(loc)}: missing; {_describe(loc)}"
+    given = (
+        "" if isinstance(error["input"], dict) or message.startswith("got ") else f"got {error['input']!r}; "
+    )
+    return f"{'.'.join(loc) or 'spec'}: {given}{message[:1].lower()}{message[1:]}"
+
+
+def _section(loc: Sequence[str]) -> type[BaseModel] | None:
+    """The Section class that holds the key at `loc`."""
+    section: type[BaseModel] = Spec
+    for key in loc[:-1]:
+        field = section.model_fields.get(key)
+        kinds: tuple[Any, ...] = (
+            (field.annotation, *getattr(field.annotation, "__args__", ())) if field else ()
+        )
+        inner = next((kind for kind in kinds if _is_section(kind)), None)
+        if inner is None:
+            return None
+        section = inner
+    return section
+
+
+def _is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+def _names(section: type[BaseModel]) -> list[str]:
+    return [field.alias or name for name, field in section.model_fields.items()]
+
+
+def _nearest(loc: Sequence[str]) -> str:
+    section = _section(loc)
+    names = _names(section) if section else []
+    close = difflib.get_close_matches(loc[-1], names, n=1, cutoff=0.5)
+    return f"did you mean {close[0]}?" if close else f"allowed here: {', '.join(names)}"
+
+
+def _describe(loc: Sequence[str]) -> str:
+    section = _section(loc)
+    field = section.model_fields.get(loc[-1]) if section else None
+    return (field.description if field else None) or "give it"

@@ -1,0 +1,111 @@
+"""What a run is doing and has done, read from the bucket alone: no cluster, no torch, from any machine with the credentials."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import mixer_model
+from mixer_model.config import config as mixer_config
+from orchestrator import history, ledger
+from orchestrator.frozen import Frozen
+from orchestrator.run_log import ENDS, Entry, live_checkpoints
+from orchestrator.run_store import Run, effective
+from orchestrator.training.events import read_events
+
+STATES = {"stopped": "stopped", "gave up": "failed", "finished": "finished"}
+
+
+@dataclass
+class Book:
+    """Everything written about a run, read once."""
+
+    run: Run
+
+    @cached_property
+    def entries(self) -> list[Entry]:
+        return self.run.log().entries
+
+    @cached_property
+    def frozen(self) -> Frozen:
+        return effective(self.run.frozen(), self.entries)
+
+    @cached_property
+    def events(self) -> list[dict[str, Any]]:
+        return list(read_events(self.run.store))
+
+    @cached_property
+    def ledger(self) -> ledger.Ledger:
+        return ledger.build(self.entries, self.events, time.time())
+
+    @cached_property
+    def history(self) -> list[history.StepLine]:
+        return history.committed(self.entries, self.events)
+
+    @property
+    def attempt(self) -> Entry | None:
+        """The newest attempt."""
+        return next((entry for entry in reversed(self.entries) if entry.kind == "attempt started"), None)
+
+    @cached_property
+    def progress(self) -> dict[str, Any]:
+        """What rank 0 of the newest attempt said last."""
+        return (self.run.read_json(f"progress/{self.attempt.n}.json") or {}) if self.attempt else {}
+
+    def state(self) -> str:
+        """running, waiting, starting, abandoned (no driver alive; resume it), stopped, failed or finished."""
+        last = self.entries[-1].kind if self.entries else "created"
+        if last in ENDS:
+            return STATES[last]
+        holder = self.run.holder()
+        if holder is None or not holder.alive(time.time()):
+            return "abandoned"
+        return {"waiting": "waiting"}.get(last, "running" if self.attempt else "starting")
+
+    def images_per_s(self) -> float | None:
+        """Images per second of wall time inside steps, median over the newest 50 steps."""
+        steps = [event for event in self.events if event["kind"] == "step" and event["rank"] == 0][-50:]
+        seconds = [event["t"] - event["start"] for event in steps]
+        return self.frozen.spec.train.global_batch / statistics.median(seconds) if seconds else None
+
+    def status(self) -> dict[str, Any]:
+        """The contract's object of `mixer status --json`."""
+        saved = live_checkpoints(self.entries)
+        steps = [event for event in self.events if event["kind"] == "step" and event["rank"] == 0]
+        newest = steps[-1] if steps else {}
+        step = max(int(self.progress.get("step", 0)), self.history[-1].step if self.history else 0)
+        bad = sum(event["kind"] == "bad sample" for event in self.events)
+        return {
+            "run": self.run.name,
+            "state": self.state(),
+            "step": step,
+            "steps": self.frozen.steps,
+            "samples_seen": step * self.frozen.spec.train.global_batch,
+            "world_size": self.attempt.facts["world"] if self.attempt else None,
+            "attempt": self.attempt.n if self.attempt else None,
+            "attempts": sum(entry.kind == "attempt started" for entry in self.entries),
+            "last_checkpoint": saved[-1].facts["path"] if saved else None,
+            "loss": self.progress.get("loss", newest.get("loss")),
+            "images_per_s": self.images_per_s(),
+            "mfu": self.mfu(),
+            "goodput": self.ledger.goodput,
+            "wall_s": self.ledger.wall_s,
+            "ledger": self.ledger.seconds,
+            "id_digest": history.chain(self.history),
+            "evaluation": self.progress.get("evaluation"),
+            "bad_samples": bad,
+            "fingerprint": self.frozen.fingerprint,
+        }
+
+    def mfu(self) -> float | None:
+        """Model FLOPs per second over the devices' peak; None where the peak is not known (CPUs)."""
+        peak = next((event.get("peak_flops") for event in self.events if event["kind"] == "worker"), None)
+        rate = self.images_per_s()
+        if not peak or not rate or not self.attempt:
+            return None
+        spec = self.frozen.spec.model
+        flops = mixer_model.cost(mixer_config(spec.preset, **spec.overrides())).flops_train
+        return float(rate * flops / (peak * self.attempt.facts["world"]))

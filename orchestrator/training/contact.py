@@ -1,0 +1,71 @@
+"""Rank 0's line to the driver, through the bucket: progress out, orders in. A thread of its own, once a second.
+
+Out: `progress/<n>.json`, rewritten in place. In: `control/<n>.json`, written by the driver: {"leave": why} or {"save": number}. An
+order only sets a flag; ranks agree on it with the collective that ends a step.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from typing import Any
+
+from data_pipeline.storage import NotFound, Store, StoreError
+
+EVERY_S = 1.0
+
+
+class Contact:
+    """Progress out and orders in for attempt `attempt`."""
+
+    def __init__(self, store: Store, attempt: int) -> None:
+        self._store, self._attempt = store, attempt
+        self._progress: dict[str, Any] = {}
+        self._orders: dict[str, Any] = {}
+        self._saved = 0
+        self._lock, self._done = threading.Lock(), threading.Event()
+        self._thread = threading.Thread(target=self._run, name="contact", daemon=True)
+        self._thread.start()
+
+    def tell(self, **facts: Any) -> None:
+        """Change what the next progress object says."""
+        with self._lock:
+            self._progress |= facts
+
+    @property
+    def leave(self) -> bool:
+        """Whether the driver wants this attempt to save and leave."""
+        return "leave" in self._orders
+
+    def take_save(self) -> bool:
+        """Whether a save was asked for since the last call."""
+        number = int(self._orders.get("save", 0))
+        asked, self._saved = number > self._saved, number
+        return asked
+
+    def close(self, **facts: Any) -> None:
+        """Say the last words and stop."""
+        self.tell(**facts)
+        self._done.set()
+        self._thread.join(timeout=30)
+        self._write()
+
+    def _run(self) -> None:
+        while not self._done.is_set():
+            try:
+                self._read()
+                self._write()
+            except StoreError:
+                pass  # both are told again in a second; what must not be lost goes through events and checkpoints
+            self._done.wait(EVERY_S)
+
+    def _read(self) -> None:
+        try:
+            self._orders = json.loads(self._store.get(f"control/{self._attempt}.json"))
+        except NotFound:
+            return
+
+    def _write(self) -> None:
+        with self._lock:
+            body = json.dumps({"attempt": self._attempt, **self._progress})
+        self._store.put(f"progress/{self._attempt}.json", body.encode())

@@ -1,0 +1,63 @@
+"""A rank's share of the data: its loader for training, its batches for evaluation, from the frozen spec."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from data_pipeline.augment import Recipe
+from data_pipeline.eval_loader import EvalLoader
+from data_pipeline.index import Dataset
+from data_pipeline.loader import Loader
+from data_pipeline.order import Order, owned_slots
+from orchestrator.frozen import Frozen
+from orchestrator.training.engine import Place
+from orchestrator.training.events import Events
+
+
+def recipe(frozen: Frozen) -> Recipe:
+    """How a training image is made."""
+    data = frozen.spec.data
+    random = data.augment.randaugment
+    return Recipe(
+        image_size=frozen.spec.model.image_size,
+        mode=data.decode,
+        scale=data.scale,
+        ratio=data.ratio,
+        flip=data.flip,
+        randaugment=(random.ops, random.magnitude) if random else None,
+    )
+
+
+def training_loader(
+    frozen: Frozen, dataset: Dataset, place: Place, *, position: int, events: Events
+) -> Loader:
+    """The slots that rank `place.rank` owns, from item `position` on."""
+    train = frozen.spec.train
+    return Loader(
+        dataset,
+        Order(frozen.geometry),
+        recipe(frozen),
+        batch=train.global_batch,
+        micro_batch=train.micro_batch,
+        slots=owned_slots(place.rank, place.world, train.micro_batches),
+        position=position,
+        threads=frozen.spec.data.threads,
+        bad_share=frozen.spec.data.bad_share,
+        on_bad=lambda facts: events.note("bad sample", **facts),
+    )
+
+
+def evaluation_batches(
+    frozen: Frozen, dataset: Dataset, place: Place
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """This rank's part of the validation set, in batches of one shape."""
+    yield from EvalLoader(
+        dataset,
+        recipe(frozen),
+        rank=place.rank,
+        world=place.world,
+        micro_batch=frozen.spec.train.micro_batch,
+        threads=frozen.spec.data.threads,
+    )

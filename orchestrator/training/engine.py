@@ -1,0 +1,251 @@
+"""The only importer of deepspeed: a Mixer under ZeRO that trains on weighted micro-batches.
+
+model -> blocks compiled -> DeepSpeed -> forward_backward() for each of G = ceil(M/W) micro-batches -> step(). A micro-batch that only
+fills a short worker's time is computed like any other and its loss is masked out, so shapes and collectives are equal on all ranks.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.utils.checkpoint import checkpoint
+
+import mixer_model
+from mixer_model.draws import keep_masks, mixup_lambda
+from mixer_model.losses import LOSSES
+from mixer_model.mixer import Block, Mixer
+from mixer_model.param_groups import param_groups
+from orchestrator.spec import Spec
+from orchestrator.training import fragments
+
+
+@dataclass(frozen=True)
+class Place:
+    """This process in its group: its rank, the world size W, and its device."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+
+def join(timeout_s: float = 1800.0) -> Place:
+    """Join the process group of this attempt: gloo on CPU, NCCL on GPUs. Uses the group that Ray Train made, if there is one."""
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    device = (
+        torch.device("cuda", local % torch.cuda.device_count())
+        if torch.cuda.is_available()
+        else torch.device("cpu")
+    )
+    deepspeed = _deepspeed(device)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if not dist.is_initialized():
+        from datetime import timedelta
+
+        dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
+    deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
+    return Place(dist.get_rank(), dist.get_world_size(), device)
+
+
+def _deepspeed(device: torch.device) -> Any:
+    os.environ.setdefault("DS_ACCELERATOR", device.type)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import deepspeed
+        import deepspeed.comm
+
+    deepspeed.logger.setLevel("ERROR")
+    # DeepSpeed 0.19.8 calls collectives by names that torch 2.13 renames.
+    warnings.filterwarnings("ignore", message=r"`torch\.distributed\.", category=FutureWarning)
+    # On CPU init_distributed would compile an op (1-2 min, needs ninja) that only inference uses.
+    sys.modules["deepspeed.comm.torch"].build_shm_op = lambda: None  # type: ignore[attr-defined]
+    return deepspeed
+
+
+def build_model(spec: Spec) -> Mixer:
+    """The network of `spec` with its first weights: a function of the spec's seed alone."""
+    model = mixer_model.create(spec.model.preset, **spec.model.overrides(), seed=spec.train.seed)
+    if spec.model.loss == "sigmoid":  # else the first loss is K ln 2
+        model.reset(spec.train.seed, head_bias=-math.log(spec.model.classes))
+    return model
+
+
+class Engine:
+    """One rank's part of the model, its optimizer and the arithmetic of a step."""
+
+    def __init__(self, spec: Spec, place: Place) -> None:
+        self.place, self.spec = place, spec
+        self.slots = spec.train.micro_batches
+        self.rounds = math.ceil(self.slots / place.world)  # G, micro-batches per worker and step
+        self._dtype = torch.bfloat16 if spec.train.precision == "bf16" else torch.float32
+        self.losses = LOSSES[spec.model.loss]
+        model = build_model(spec)
+        self.shapes = {name: list(param.shape) for name, param in model.named_parameters()}
+        self.engine = self._initialize(model)
+        fragments.create_state(self.engine)
+        self.fresh = True  # until the first micro-batch, which compiles
+
+    def _initialize(self, model: Mixer) -> Any:
+        train = self.spec.train
+        deepspeed = _deepspeed(self.place.device)
+        if train.zero == 3:
+            from deepspeed.utils import set_z3_leaf_modules
+
+            set_z3_leaf_modules(model, [Block])
+        for block in model.blocks:
+            if train.compile:  # assigned, not block.compile(): ZeRO-3's hooks stay outside the graph
+                block.forward = torch.compile(block.forward, dynamic=False, fullgraph=True)
+            if train.activation_checkpointing:
+                block.forward = partial(
+                    checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False
+                )
+        groups = param_groups(model, train.optimizer.weight_decay)
+        options = train.optimizer
+        optimizer = torch.optim.AdamW(groups, lr=options.lr, betas=options.betas, eps=options.eps)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            engine, *_ = deepspeed.initialize(
+                model=model,
+                optimizer=optimizer,
+                config=zero_config(self.spec, self.rounds, self.place.device.type),
+            )
+        return engine
+
+    # -- a step ---------------------------------------------------------------------------------------------------------
+    def forward_backward(
+        self, images: torch.Tensor, labels: torch.Tensor, item: int, *, real: bool
+    ) -> torch.Tensor:
+        """Add one micro-batch's gradient. Its mean loss (0-dim, fp32, on the device), or 0 where not `real`.
+
+        `images` uint8 [m, H, W, 3]; `labels` int64 [m]; `item` is the slot's first item, the key of its own random draws.
+
+        Weights: with G micro-batches a worker, DeepSpeed divides by G and averages over W, so a real micro-batch gets G*W/M and the
+        sum over all ranks is the mean over the step's M micro-batches, at any W.
+        """
+        model = self.spec.model
+        x = self.normalise(images)
+        y = labels.to(self.place.device)
+        lam = mixup_lambda(self.spec.train.seed, item, self.spec.data.augment.mixup)
+        if lam < 1:
+            x = x.lerp(x.roll(1, 0), 1 - lam)
+        keep = (
+            keep_masks(self.spec.train.seed, item, self._depth, len(labels), model.drop_path)
+            if model.drop_path
+            else None
+        )
+        logits = self.engine(x, keep.to(self.place.device, self._dtype) if keep is not None else None).float()
+        losses = self.losses(logits, y)
+        if lam < 1:
+            losses = lam * losses + (1 - lam) * self.losses(logits, y.roll(1, 0))
+        # where(), not a product: a masked loss sends back exact zeros whatever its value.
+        mask = torch.full_like(losses, real, dtype=torch.bool)
+        loss = torch.where(mask, losses, torch.zeros_like(losses)).mean()
+        self.engine.backward(loss * (self.rounds * self.place.world / self.slots))
+        self.fresh = False
+        return loss.detach()
+
+    def step(self, lr: float) -> float | None:
+        """Update the weights at `lr`. The global norm of the gradient before clipping; None where the stage does not give it.
+
+        Called once after each micro-batch by DeepSpeed's rule: only the call after the G-th updates.
+        """
+        for group in fragments.adamw(self.engine).param_groups:
+            group["lr"] = lr
+        self.engine.step()
+        norm = self.engine.get_global_grad_norm()
+        return None if norm is None else float(norm)
+
+    def close_micro_batch(self) -> None:
+        """Tell DeepSpeed that a micro-batch which is not the step's last is done."""
+        self.engine.step()
+
+    def normalise(self, images: torch.Tensor) -> torch.Tensor:
+        """uint8 [m, H, W, 3] to [-1, 1] in the training precision, [m, 3, H, W] on the device."""
+        x = images.to(self.place.device, non_blocking=True).permute(0, 3, 1, 2)
+        return (x.float() / 127.5 - 1).to(self._dtype).contiguous()
+
+    @torch.no_grad()
+    def logits(self, images: torch.Tensor) -> torch.Tensor:
+        """fp32 logits [m, classes] of uint8 images [m, H, W, 3], in evaluation mode. Collective in stage 3."""
+        with self._evaluating():
+            return self.engine(self.normalise(images), None).float()  # type: ignore[no-any-return]
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        self.engine.eval()
+        try:
+            yield
+        finally:
+            self.engine.train()
+
+    @property
+    def _depth(self) -> int:
+        return len(self.engine.module.blocks)
+
+    def agree(self, numbers: list[float]) -> list[float]:
+        """Sums over all ranks, in fp64: the one collective a step needs besides DeepSpeed's."""
+        total = torch.tensor(numbers, dtype=torch.float64, device=self.place.device)
+        dist.all_reduce(total)
+        return [float(value) for value in total.tolist()]
+
+    # -- state ----------------------------------------------------------------------------------------------------------
+    def owned(self) -> list[fragments.Fragment]:
+        """What this rank saves."""
+        return list(fragments.owned(self.engine, self.place.rank, self.place.world))
+
+    def to_fill(self) -> list[fragments.Fragment]:
+        """What this rank loads."""
+        return list(fragments.replicated(self.engine, self.place.rank, self.place.world))
+
+    def filled(self, updates: int) -> None:
+        """Go on from filled fragments after `updates` optimizer updates. Collective."""
+        state = fragments.adamw(self.engine).state
+        for flat in fragments.flat_masters(self.engine):
+            state[flat]["step"] = torch.tensor(float(updates), dtype=torch.float32)
+        fragments.publish_masters(self.engine)
+
+
+def zero_config(spec: Spec, rounds: int, device: str) -> dict[str, Any]:
+    """DeepSpeed's configuration for `spec` with `rounds` micro-batches per worker and step.
+
+    memory_efficient_linear is off where blocks are compiled: the compiled graph releases gathered weights by itself, and the
+    custom linear would break it. Reduction of bf16 gradients is in fp32: in bf16 the rounding of the sum shows.
+    """
+    train = spec.train
+    zero: dict[str, Any] = {"stage": train.zero, "overlap_comm": device == "cuda"}
+    if device == "cpu":  # small buckets: half the peak memory of the defaults
+        zero |= {"reduce_bucket_size": int(2e7), "allgather_bucket_size": int(2e7)}
+    if train.zero == 3:
+        zero |= {"memory_efficient_linear": not train.compile}
+        if device == "cpu":
+            zero |= {
+                "sub_group_size": int(3e7),
+                "stage3_prefetch_bucket_size": int(1.5e7),
+                "stage3_max_live_parameters": int(4e7),
+                "stage3_max_reuse_distance": 0,
+            }
+    config: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": train.micro_batch,
+        "gradient_accumulation_steps": rounds,
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "gradient_clipping": train.clip or 0.0,
+        "bf16": {"enabled": train.precision == "bf16"},
+        "steps_per_print": 1 << 60,
+    }
+    if train.precision == "bf16":
+        config["communication_data_type"] = "fp32"
+        if train.zero >= 2:
+            config["data_types"] = {"grad_accum_dtype": "fp32"}
+    return config

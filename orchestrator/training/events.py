@@ -1,0 +1,84 @@
+"""What a rank notes while it works: the ledger's raw material, in order, in the bucket.
+
+note() and span() append to memory; flush() writes the rest as one more part, `events/<n>-<rank>-<part>.jsonl`. A save flushes
+before its receipt, so a committed checkpoint never outlives the notes of the steps it holds.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from data_pipeline.storage import Store
+
+FLUSH_EVERY_S = 30.0
+
+
+class Events:
+    """The notes of one rank of one attempt. Times are Unix seconds."""
+
+    def __init__(self, store: Store, attempt: int, rank: int) -> None:
+        self._store, self._key = store, f"events/{attempt:010d}-{rank:05d}"
+        self._lines: list[str] = []
+        self._part = 0
+        self._adding, self._writing = threading.Lock(), threading.Lock()
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._keep_flushing, name="events", daemon=True)
+        self._thread.start()
+
+    def note(self, kind: str, **facts: Any) -> None:
+        """Append one event of this moment."""
+        line = json.dumps({"t": time.time(), "kind": kind, **facts})
+        with self._adding:
+            self._lines.append(line)
+
+    @contextmanager
+    def span(self, name: str) -> Iterator[None]:
+        """Note from when to when the body ran, also when it raises."""
+        start = time.time()
+        try:
+            yield
+        finally:
+            self.note("span", name=name, start=start)
+
+    def flush(self) -> None:
+        """Write what is not written yet. StoreError when the store does not take it."""
+        with self._writing:
+            with self._adding:
+                lines, self._lines = self._lines, []
+            if not lines:
+                return
+            try:
+                self._store.put(f"{self._key}-{self._part:06d}.jsonl", ("\n".join(lines) + "\n").encode())
+            except BaseException:
+                with self._adding:
+                    self._lines = lines + self._lines
+                raise
+            self._part += 1
+
+    def close(self) -> None:
+        """Flush the rest."""
+        self._done.set()
+        self.flush()
+
+    def _keep_flushing(self) -> None:
+        while not self._done.wait(FLUSH_EVERY_S):
+            try:
+                self.flush()
+            except Exception as error:
+                self.note(
+                    "flush failed", error=str(error)
+                )  # kept in memory; the next flush, or the next save, tries again
+
+
+def read_events(store: Store, attempt: int | None = None) -> Iterator[dict[str, Any]]:
+    """Every event, with its `attempt` and `rank`; of one attempt, or of all in order of attempt, rank and time."""
+    prefix = "events/" if attempt is None else f"events/{attempt:010d}-"
+    for info in store.list(prefix):
+        number, rank, _part = info.key.removeprefix("events/").removesuffix(".jsonl").split("-")
+        for line in store.get(info.key).decode().splitlines():
+            yield {**json.loads(line), "attempt": int(number), "rank": int(rank)}

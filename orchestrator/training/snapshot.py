@@ -1,0 +1,157 @@
+"""Saving without stopping: copy this rank's fragments to host memory, then write them behind the step.
+
+save(): wait for the save before, copy (the only part a step waits for). Behind it, in a thread: one safetensors file, streamed with
+checksums made on the way -> this rank's events -> this rank's receipt; rank 0 then waits for all receipts and writes the manifest.
+No collective here: ranks meet in the bucket. The driver's log entry makes the checkpoint real (orchestrator/checkpoints.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import google_crc32c
+import numpy as np
+import numpy.typing as npt
+
+from data_pipeline.storage import Store
+from orchestrator.checkpoints import Manifest, Slice, folder, rank_file, receipt
+from orchestrator.training.events import Events
+from orchestrator.training.fragments import Fragment
+
+SLICE_ELEMENTS = 1 << 20  # 4 MB: the unit that a checksum covers and that a reader fetches
+RECEIPT_TIMEOUT_S = 1800.0
+Copy = tuple[str, str, int, npt.NDArray[np.float32]]  # parameter, kind, start, values
+
+
+class Saver:
+    """The saves of one rank of one attempt, one at a time."""
+
+    def __init__(
+        self,
+        store: Store,
+        events: Events,
+        *,
+        attempt: int,
+        rank: int,
+        world: int,
+        shapes: dict[str, list[int]],
+    ) -> None:
+        self._store, self._events, self._shapes = store, events, shapes
+        self._attempt, self._rank, self._world = attempt, rank, world
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+        self.last_step: int | None = None
+
+    def save(self, owned: list[Fragment], *, step: int, position: int, state: dict[str, Any]) -> None:
+        """Copy `owned` and return; the rest happens behind. Waits for the save before, and raises its error."""
+        self.wait()
+        with self._events.span("copy"):
+            copies = list(_copies(owned))
+        self.last_step = step
+        self._thread = threading.Thread(
+            target=self._run, args=(copies, step, position, state), name=f"save-{step}", daemon=True
+        )
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Until this rank's save is written (on rank 0: until the manifest is). Raises what went wrong."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def _run(self, copies: list[Copy], step: int, position: int, state: dict[str, Any]) -> None:
+        try:
+            with self._events.span("upload"):
+                path = folder(step, self._attempt)
+                self._events.note("saving", step=step)
+                facts = self._write_file(path, copies)
+                del copies
+                self._events.flush()
+                self._store.put(f"{path}/{receipt(self._rank)}", json.dumps(facts).encode())
+                if self._rank == 0:
+                    self._write_manifest(path, step, position, state)
+        except BaseException as error:
+            self._error = error
+
+    def _write_file(self, path: str, copies: list[Copy]) -> dict[str, Any]:
+        name = rank_file(self._rank)
+        header, offsets = _header(copies)
+        size = len(header) + sum(values.nbytes for *_, values in copies)
+        digest, crcs = hashlib.sha256(header), list[int]()
+
+        def chunks() -> Iterator[bytes | memoryview]:
+            # A store that retries would have to begin again, so sums are made as bytes go by for the first time only.
+            yield header
+            for *_, values in copies:
+                raw = values.data.cast("B")
+                if len(crcs) < len(copies):
+                    digest.update(raw)
+                    crcs.append(google_crc32c.value(raw.tobytes()))
+                yield raw
+
+        self._store.put_stream(f"{path}/{name}", size, chunks())
+        slices = [
+            [param, kind, start, len(values), name, offset, crc]
+            for (param, kind, start, values), offset, crc in zip(copies, offsets, crcs, strict=True)
+        ]
+        return {"name": name, "bytes": size, "sha256": digest.hexdigest(), "slices": slices}
+
+    def _write_manifest(self, path: str, step: int, position: int, state: dict[str, Any]) -> None:
+        receipts = [self._receipt(path, rank) for rank in range(self._world)]
+        manifest = Manifest(
+            step=step,
+            position=position,
+            attempt=self._attempt,
+            params=self._shapes,
+            files={facts["name"]: {"bytes": facts["bytes"], "sha256": facts["sha256"]} for facts in receipts},
+            slices=[Slice(*item) for facts in receipts for item in facts["slices"]],
+            state=state,
+        )
+        manifest.check_cover()
+        self._store.put_if_absent(f"{path}/manifest.json", manifest.to_bytes())
+
+    def _receipt(self, path: str, rank: int) -> dict[str, Any]:
+        key, deadline, pause = f"{path}/{receipt(rank)}", time.monotonic() + RECEIPT_TIMEOUT_S, 0.02
+        while self._store.head(key) is None:
+            if time.monotonic() > deadline:
+                raise TimeoutError(
+                    f"{key} did not appear in {RECEIPT_TIMEOUT_S:.0f} s; its rank has not written its part"
+                )
+            time.sleep(pause)
+            pause = min(0.5, pause * 1.5)
+        facts: dict[str, Any] = json.loads(self._store.get(key))
+        return facts
+
+
+def _copies(owned: list[Fragment]) -> Iterator[Copy]:
+    """Host copies, cut into slices of at most SLICE_ELEMENTS."""
+    for fragment in owned:
+        for kind, view in fragment.views.items():
+            values = np.array(view.detach().cpu().numpy(), dtype="<f4", copy=True)
+            for start in range(0, len(values), SLICE_ELEMENTS):
+                yield fragment.param, kind, fragment.start + start, values[start : start + SLICE_ELEMENTS]
+
+
+def _header(copies: list[Copy]) -> tuple[bytes, list[int]]:
+    """The safetensors header of `copies`, and where in the file each one's bytes begin."""
+    table, at, places = {}, 0, []
+    for param, kind, start, values in copies:
+        table[f"{kind}/{param}/{start}"] = {
+            "dtype": "F32",
+            "shape": [len(values)],
+            "data_offsets": [at, at + values.nbytes],
+        }
+        places.append(at)
+        at += values.nbytes
+    text = json.dumps(table).encode()
+    text += b" " * (-len(text) % 8)
+    header = len(text).to_bytes(8, "little") + text
+    return header, [len(header) + place for place in places]

@@ -1,0 +1,134 @@
+"""Our weights in timm's MlpMixer, timm's in ours, and files that are refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from mixer_model import PRESETS
+from mixer_model.config import MixerConfig, config
+from mixer_model.interop import WeightsError, check_state, export_safetensors, load, timm_arguments, to_timm
+from mixer_model.mixer import Mixer
+
+SHAPES: dict[str, dict[str, int | str]] = {
+    "small": {"patch": 8, "dim": 24, "depth": 3, "image_size": 32},
+    "odd widths": {"patch": 4, "dim": 29, "depth": 2, "token_dim": 13, "channel_dim": 71, "image_size": 12},
+    "jax's gelu": {"patch": 8, "dim": 16, "depth": 2, "image_size": 32, "activation": "gelu_tanh"},
+}
+
+
+def random_mixer(shape: MixerConfig) -> Mixer:
+    """Every parameter random, so that none hides behind a zero or a one."""
+    model = Mixer(shape)
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0, 0.2, generator=generator)
+    return model
+
+
+def timm_mixer(timm: Any, shape: MixerConfig) -> torch.nn.Module:
+    model: torch.nn.Module = timm.models.mlp_mixer.MlpMixer(**timm_arguments(shape))
+    return model.eval()
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_an_export_gives_timm_the_same_logits(timm: Any, tmp_path: Path, name: str) -> None:
+    shape = config(None, **SHAPES[name], classes=11)
+    model = random_mixer(shape)
+    export_safetensors(model.state_dict(), tmp_path / "x.safetensors", shape)
+    other = timm_mixer(timm, shape)
+    other.load_state_dict(load_file(tmp_path / "x.safetensors"), strict=True)
+    images = torch.randn(3, 3, shape.image_size, shape.image_size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        ours, theirs = model(images), other(images)
+    assert float(ours.abs().max()) > 0.1
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+def test_weights_of_timm_load_here(timm: Any) -> None:
+    shape = config(None, **SHAPES["small"], classes=11)
+    other, model = timm_mixer(timm, shape), Mixer(shape)
+    model.load_state_dict(other.state_dict(), strict=True)
+    images = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(model(images), other(images), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_has_timms_names_and_shapes(timm: Any, name: str) -> None:
+    with torch.device("meta"):
+        other = timm.models.mlp_mixer.MlpMixer(**timm_arguments(PRESETS[name]))
+    check_state(other.state_dict(), PRESETS[name])
+
+
+def test_a_file_comes_back_as_it_went(small: MixerConfig, tmp_path: Path) -> None:
+    model = random_mixer(small)
+    export_safetensors(model.state_dict(), tmp_path / "x.safetensors", small)
+    found, state = load(tmp_path / "x.safetensors")
+    assert found == small
+    assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
+    assert [path.name for path in tmp_path.iterdir()] == ["x.safetensors"]
+
+
+def test_bf16_weights_stay_bf16(small: MixerConfig, tmp_path: Path) -> None:
+    export_safetensors(Mixer(small).to(torch.bfloat16).state_dict(), tmp_path / "x", small)
+    assert {value.dtype for value in load(tmp_path / "x")[1].values()} == {torch.bfloat16}
+
+
+def test_states_are_plain_tensors(small: MixerConfig) -> None:
+    turned = {
+        name: value.detach().t().contiguous().t() if value.ndim == 2 else value
+        for name, value in Mixer(small).named_parameters()
+    }
+    plain = to_timm(turned, small)
+    assert all(value.is_contiguous() and not value.requires_grad for value in plain.values())
+
+
+def test_a_state_that_does_not_fit_is_refused_by_name(small: MixerConfig, tmp_path: Path) -> None:
+    state = Mixer(small).state_dict()
+    state["module.head.bias"] = state.pop("head.bias")
+    state["head.weight"] = torch.zeros(9, 24)
+    message = (
+        r"a Mixer of patch 8, .*: head.bias is missing; module.head.bias is not a parameter of it; "
+        r"head.weight is \[9, 24\], not \[7, 24\]"
+    )
+    with pytest.raises(WeightsError, match=message):
+        export_safetensors(state, tmp_path / "x.safetensors", small)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_many_faults_are_counted(small: MixerConfig) -> None:
+    with pytest.raises(WeightsError, match="; and 39 more"):
+        check_state({}, small)
+
+
+def test_a_cut_file_is_refused(small: MixerConfig, tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    export_safetensors(Mixer(small).state_dict(), path, small)
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(WeightsError, match=r"x\.safetensors is not a whole safetensors file"):
+        load(path)
+
+
+def test_files_of_others_are_refused(small: MixerConfig, tmp_path: Path) -> None:
+    state = to_timm(Mixer(small).state_dict())
+    save_file(state, tmp_path / "bare")
+    save_file(state, tmp_path / "odd", {"mixer_config": json.dumps({"patch": 8})})
+    with pytest.raises(WeightsError, match="does not say what Mixer it holds"):
+        load(tmp_path / "bare")
+    with pytest.raises(WeightsError, match="describes no Mixer in 'mixer_config': dim, depth not given"):
+        load(tmp_path / "odd")
+    with pytest.raises(FileNotFoundError, match="no file"):
+        load(tmp_path / "nothing")
+
+
+def test_an_export_replaces_the_one_before(small: MixerConfig, tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    for seed in (1, 2):
+        export_safetensors(Mixer(small, seed=seed).state_dict(), path, small)
+    assert torch.equal(load(path)[1]["stem.proj.weight"], Mixer(small, seed=2).stem.proj.weight)

@@ -1,0 +1,77 @@
+"""Losses per sample, from classes and from shares, and the mixing of a micro-batch with itself."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from mixer_model.losses import LOSSES, mixup, one_hot, sigmoid_cross_entropy, softmax_cross_entropy
+
+LOGITS = torch.tensor([[2.0, -1.0, 0.5], [0.0, 0.0, 0.0]])
+CLASSES = torch.tensor([0, 2])
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_classes_and_their_shares_lose_the_same(name: str) -> None:
+    loss = LOSSES[name](LOGITS, CLASSES)
+    assert loss.shape == (2,)
+    torch.testing.assert_close(loss, LOSSES[name](LOGITS, one_hot(CLASSES, 3)))
+
+
+def test_softmax_by_hand() -> None:
+    loss = softmax_cross_entropy(LOGITS, CLASSES)
+    first = math.log(math.exp(2.0) + math.exp(-1.0) + math.exp(0.5)) - 2.0
+    assert loss.tolist() == pytest.approx([first, math.log(3.0)])
+
+
+def test_sigmoid_sums_over_classes() -> None:
+    loss = sigmoid_cross_entropy(LOGITS, CLASSES)
+    first = math.log1p(math.exp(-2.0)) + math.log1p(math.exp(-1.0)) + math.log1p(math.exp(0.5))
+    assert loss.tolist() == pytest.approx([first, 3 * math.log(2.0)])
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_bf16_logits_are_taken_in_fp32(name: str) -> None:
+    half = LOGITS.to(torch.bfloat16)
+    assert LOSSES[name](half, CLASSES).dtype == torch.float32
+    shares = one_hot(CLASSES, 3).to(torch.bfloat16)
+    torch.testing.assert_close(LOSSES[name](half, shares), LOSSES[name](half.float(), CLASSES))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize(
+    "targets", [torch.tensor([0]), torch.zeros(2, 4), torch.zeros(2, 3, dtype=torch.int64)]
+)
+def test_targets_of_another_shape_are_refused(name: str, targets: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match=r"logits are \[2, 3\] and targets .*; allowed: logits \[B,K\] with"):
+        LOSSES[name](LOGITS, targets)
+
+
+def test_mixup_mixes_with_the_one_before() -> None:
+    images = torch.arange(3.0).reshape(3, 1, 1, 1)
+    mixed, targets = mixup(images, one_hot(torch.tensor([0, 1, 2]), 3), 0.75)
+    assert mixed.flatten().tolist() == pytest.approx([0.75 * 0 + 0.25 * 2, 0.75 * 1, 0.75 * 2 + 0.25])
+    assert targets[0].tolist() == pytest.approx([0.75, 0.0, 0.25])
+    assert targets.sum(dim=1).tolist() == pytest.approx([1.0, 1.0, 1.0])
+
+
+def test_mixup_with_weight_one_changes_nothing() -> None:
+    images, shares = torch.randn(4, 3, 2, 2), one_hot(torch.tensor([0, 1, 2, 0]), 3)
+    mixed, targets = mixup(images, shares, 1.0)
+    assert torch.equal(mixed, images)
+    assert torch.equal(targets, shares)
+
+
+def test_mixup_of_classes_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"given torch.int64 \[2\]; use one_hot first"):
+        mixup(torch.zeros(2, 3, 4, 4), CLASSES, 0.5)
+
+
+def test_the_loss_of_a_mixture_is_the_mixture_of_losses() -> None:
+    _, targets = mixup(torch.zeros(2, 1), one_hot(CLASSES, 3), 0.7)
+    expected = 0.7 * F.cross_entropy(LOGITS, CLASSES, reduction="none")
+    expected = expected + 0.3 * F.cross_entropy(LOGITS, CLASSES.roll(1), reduction="none")
+    torch.testing.assert_close(softmax_cross_entropy(LOGITS, targets), expected)

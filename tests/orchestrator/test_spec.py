@@ -1,0 +1,127 @@
+"""What a user may write, and what is said when it is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator.durations import parse_bytes, parse_duration
+from orchestrator.errors import SpecError, UserError
+from orchestrator.frozen import DataFacts, Frozen, bind, differences, identity
+from orchestrator.spec import load_spec, parse_spec
+
+GOOD = """
+name: t
+model: {preset: S/32, classes: 10}
+data: {train: /d}
+train: {global_batch: 64, micro_batch: 8, epochs: 2, precision: fp32}
+workers: {max: 4}
+"""
+FACTS = DataFacts(1000, 5000.0, "ab" * 32)
+
+
+def problems(*overrides: str, text: str = GOOD) -> str:
+    with pytest.raises(SpecError) as caught:
+        parse_spec(text, overrides)
+    return "\n".join(caught.value.problems)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("train.golbal_batch=8", "train.golbal_batch: unknown key; did you mean global_batch?"),
+        ("chekpoint.keep=2", "chekpoint: unknown key; did you mean checkpoint?"),
+        ("data.augment.mixup_=1", "data.augment.mixup_: unknown key; did you mean mixup?"),
+        ("train.optimizer.lrr=1", "train.optimizer.lrr: unknown key; did you mean lr?"),
+        ("workers.max=9", "8 micro-batches"),
+        ("workers.min=5", "min got 5, more than max 4"),
+        ("train.micro_batch=7", "must divide global_batch 64"),
+        ("train.steps=5", "either epochs or steps"),
+        ("train.zero=5", "train.zero: got 5"),
+        ("model.preset=S/33", "no preset 'S/33'"),
+        ("model.image_size=225", "not a multiple of patch 32"),
+        ("checkpoint.every=3 weeks", "write a number and one of steps"),
+        ("train.warmup_steps=5 min", "give steps, images or epochs"),
+        ("data.scale=[0.5,1.5]", "at most 1.0"),
+        ("name=Big Run", "name"),
+        ("data.train=s3://key:secret@host/x", "credential"),
+    ],
+)
+def test_mistakes_are_named(override: str, said: str) -> None:
+    assert said in problems(override)
+
+
+def test_zero_0_with_bf16_is_refused_with_the_reason() -> None:
+    assert "DeepSpeed's first update is wrong" in problems("train.precision=bf16", "train.zero=0")
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    assert len(problems("train.x=1", "model.y=2").splitlines()) == 2
+
+
+def test_a_missing_key_says_what_it_is_for() -> None:
+    assert "data.train: missing; url of packed or indexed training shards" in problems(
+        text=GOOD.replace("train: /d", "val: /d")
+    )
+
+
+def test_scientific_notation_is_a_number() -> None:
+    assert parse_spec(GOOD, ["train.optimizer.lr=3e-3"]).train.optimizer.lr == 3e-3
+    assert (
+        parse_spec(GOOD.replace("epochs: 2", "epochs: 2, optimizer: {lr: 1e-3}")).train.optimizer.lr == 1e-3
+    )
+
+
+def test_a_spec_that_is_not_there_is_the_users_to_mend(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="give the path of a spec"):
+        load_spec(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parents[2] / "runs").glob("*.yaml")), ids=lambda path: path.name
+)
+def test_the_specs_we_ship_are_valid(path: Path) -> None:
+    assert load_spec(path)
+
+
+def test_durations_become_steps_once() -> None:
+    frozen = bind(
+        parse_spec(GOOD, ["train.warmup_steps=0.5 epochs", "checkpoint.every=640 images"]),
+        FACTS,
+        None,
+        code={},
+    )
+    assert (frozen.steps, frozen.warmup_steps, frozen.save_steps) == (32, 8, 10)
+    assert bind(parse_spec(GOOD, ["checkpoint.every=10 min"]), FACTS, None, code={}).save_steps is None
+
+
+def test_a_frozen_spec_reads_back_equal() -> None:
+    frozen = bind(parse_spec(GOOD), FACTS, DataFacts(7, 10.0, "cd"), code={"torch": "2"})
+    assert Frozen.from_yaml(frozen.to_yaml()) == frozen
+
+
+def test_identity_is_the_data_not_where_it_lies() -> None:
+    here, there = (
+        parse_spec(GOOD),
+        parse_spec(GOOD, ["data.train=/elsewhere", "workers.max=2", "checkpoint.every=7"]),
+    )
+    assert not differences(identity(here, FACTS, None), identity(there, FACTS, None))
+    other = parse_spec(GOOD, ["train.seed=1", "data.flip=false"])
+    assert differences(identity(here, FACTS, None), identity(other, FACTS, None)) == [
+        "data.flip: True -> False",
+        "train.seed: 0 -> 1",
+    ]
+    assert differences(identity(here, FACTS, None), identity(here, DataFacts(1000, 5000.0, "ff"), None))
+
+
+@pytest.mark.parametrize(("text", "steps"), [("500", 500), ("2 epochs", 32), ("1e3 images", 16), (7, 7)])
+def test_durations(text: object, steps: int) -> None:
+    assert parse_duration(text).steps(samples=1000, batch=64) == steps
+
+
+def test_sizes() -> None:
+    assert parse_bytes("64 MB") == 64_000_000
+    assert parse_bytes("2GiB") == 2 << 30
+    with pytest.raises(ValueError, match="number of bytes"):
+        parse_bytes("many")
