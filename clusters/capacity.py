@@ -5,23 +5,47 @@ RAY_ADDRESS set -> that cluster; else Ray starts one of this machine inside this
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
+from pathlib import Path
 from typing import Any
+
+PASSED_ON = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION", "AWS_REGION")
 
 
 def connect(*, cpus: float | None = None) -> None:
-    """Join the cluster at RAY_ADDRESS, or start one on this machine with `cpus` CPUs (default: what it has)."""
+    """Join the cluster at RAY_ADDRESS, or start one on this machine with `cpus` CPUs (default: what it has).
+
+    To another cluster our code and the store's endpoint travel along; inside a Ray job they have done so already.
+    """
     import logging
 
     import ray
 
     if ray.is_initialized():
         return
-    address = os.environ.get("RAY_ADDRESS")
-    options: dict[str, Any] = (
-        {"address": address} if address else {"num_cpus": cpus, "include_dashboard": False}
-    )
-    ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+    options: dict[str, Any] = {"address": "local", "num_cpus": cpus, "include_dashboard": False}
+    if os.environ.get("RAY_ADDRESS"):
+        inside_a_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+        options = (
+            {} if inside_a_job else {"runtime_env": {"working_dir": str(_code()), "env_vars": endpoint_env()}}
+        )
+    ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **options)
+
+
+def endpoint_env() -> dict[str, str]:
+    """Where the store is, never who asks: credentials belong to the cluster's machines."""
+    return {key: os.environ[key] for key in PASSED_ON if key in os.environ}
+
+
+def _code() -> Path:
+    from clusters.jobs import pack_code
+
+    folder = Path(tempfile.mkdtemp(prefix="mixer-code-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return pack_code(folder)
 
 
 def disconnect() -> None:
@@ -42,7 +66,7 @@ def count_workers(nodes: dict[str, dict[str, float]], *, cpus: float, gpus: floa
     """How many workers of `cpus` and `gpus` fit on `nodes`, each worker whole on one node."""
 
     def fits(node: dict[str, float]) -> int:
-        by_cpu = int(node.get("CPU", 0) // cpus)
-        return min(by_cpu, int(node.get("GPU", 0) // gpus)) if gpus else by_cpu
+        by_cpu = int(node.get("CPU", 0) / cpus + 1e-9)  # 1 // 0.1 is 9
+        return min(by_cpu, int(node.get("GPU", 0) / gpus + 1e-9)) if gpus else by_cpu
 
     return sum(fits(node) for node in nodes.values())

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 import threading
-from typing import Any
+from typing import Any, Literal
 
 from orchestrator.errors import DamagedCheckpoint, PeerLost, needs_the_user
 from orchestrator.policy import Outcome
@@ -24,10 +24,16 @@ ENVIRONMENT = {  # of Ray Train: what it polls often, what it must not do by its
 }
 
 
+NO_ROOM = ("WorkerGroupStartupTimeoutError", "InsufficientClusterResourcesError", "PreemptionError")
+
+
 def run_worker(config: dict[str, Any]) -> None:
     """What Ray Train calls on each worker."""
     os.environ["OMP_NUM_THREADS"] = str(max(1, int(config["cpus"])))
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    if not config["gpus"]:
+        os.environ["CUDA_VISIBLE_DEVICES"] = (
+            ""  # Ray leaves a machine's GPUs in sight of workers that asked for none
+        )
     from orchestrator.training.worker import main
 
     main(config)
@@ -38,7 +44,7 @@ class Attempt:
 
     def __init__(self, name: str, world: int, workers: Workers, config: dict[str, Any]) -> None:
         self._name, self._world, self._workers = name, world, workers
-        self._config = {**config, "cpus": workers.cpus}
+        self._config = {**config, "cpus": workers.cpus, "gpus": workers.gpus}
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._outcome: Outcome | None = None
 
@@ -68,7 +74,7 @@ class Attempt:
 
         gpus = self._workers.gpus
         resources = {"CPU": self._workers.cpus, **({"GPU": gpus} if gpus else {})}
-        with tempfile.TemporaryDirectory(prefix="mixer-attempt-") as scratch:
+        with tempfile.TemporaryDirectory(prefix="mixer-attempt-", ignore_cleanup_errors=True) as scratch:
             TorchTrainer(
                 run_worker,
                 train_loop_config=self._config,
@@ -91,13 +97,14 @@ class Attempt:
 
 def classify(error: BaseException) -> Outcome:
     """The Outcome of what `fit` raised. Ray's exceptions end here."""
+    error = getattr(error, "controller_failure", error)
     failures: dict[int, BaseException] = getattr(error, "worker_failures", None) or {}
-    errors = {rank: getattr(failure, "_base_exc", None) for rank, failure in failures.items()}
+    errors = {rank: getattr(failure, "_base_exc", failure) for rank, failure in failures.items()}
+    gone = sorted(rank for rank, inner in errors.items() if type(inner).__module__.split(".")[0] == "ray")
     ours = {
-        rank: inner for rank, inner in errors.items() if inner is not None and not isinstance(inner, PeerLost)
+        rank: inner for rank, inner in errors.items() if rank not in gone and not isinstance(inner, PeerLost)
     }
-    gone = [rank for rank, inner in errors.items() if inner is None]
-    for rank, inner in ours.items():
+    for rank, inner in sorted(ours.items()):
         if isinstance(inner, DamagedCheckpoint):
             return Outcome("damaged", str(inner))
         if needs_the_user(inner):
@@ -105,10 +112,16 @@ def classify(error: BaseException) -> Outcome:
         text = getattr(failures[rank], "_traceback_str", "") or repr(inner)
         return Outcome("failed", f"rank {rank}: {type(inner).__name__}: {inner}\n{text}")
     if gone:
-        return Outcome("died", f"rank {', '.join(map(str, gone))} died: {_first_line(failures[gone[0]])}")
+        text = "\n".join(str(failures[rank]) for rank in gone)
+        # The raylet tells how a process ended; when it says nothing, its machine may be gone with it.
+        kind: Literal["died", "vanished"] = "died" if "exit type" in text else "vanished"
+        return Outcome(kind, f"rank {', '.join(map(str, gone))} died: {_first_line(failures[gone[0]])}")
     if errors:
-        return Outcome("died", "a rank's peers say that it is gone")
-    return Outcome("lost", f"{type(error).__name__}: {_first_line(error)}")
+        return Outcome("vanished", f"a peer is gone: {_first_line(errors[min(errors)])}")
+    kind_of = type(error).__name__
+    if kind_of in NO_ROOM:
+        return Outcome("lost", f"{kind_of}: {_first_line(error)}")
+    return Outcome("failed", f"{kind_of}: {error}")
 
 
 def _first_line(error: BaseException) -> str:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -19,13 +20,14 @@ import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
-from data_pipeline.storage import Store
-from orchestrator.errors import DamagedCheckpoint
+from data_pipeline.storage import NotFound, Store
+from orchestrator.errors import DamagedCheckpoint, UserError
 from orchestrator.run_log import Entry, RunLog, live_checkpoints
 
 FORMAT = 1
 KINDS = ("weight", "exp_avg", "exp_avg_sq")  # fp32 master weights and AdamW's two moments
-_RANGE_BYTES, _READERS = 32 << 20, 4
+_RANGE_BYTES, _READERS, _TRIES = 32 << 20, 4, 3
+_FOLDER = re.compile(r"checkpoints/[0-9]{10}-([0-9]+)")
 Float32 = npt.NDArray[np.float32]
 
 
@@ -68,7 +70,7 @@ class Manifest:
         try:
             tree = json.loads(data)
             if tree.pop("format") != FORMAT:
-                raise DamagedCheckpoint(
+                raise UserError(
                     f"{where}: manifest of another format; use the version of mixer that wrote it"
                 )
             return cls(**{**tree, "slices": [Slice(*item) for item in tree["slices"]]})
@@ -131,7 +133,10 @@ Sink = Callable[[int, int, Float32], None]
 
 def load_manifest(store: Store, path: str, sha256: str | None = None) -> Manifest:
     """The manifest of the checkpoint at `path`. DamagedCheckpoint when it is not the one the log names."""
-    data = store.get(f"{path}/manifest.json")
+    try:
+        data = store.get(f"{path}/manifest.json")
+    except NotFound:
+        raise DamagedCheckpoint(f"{path}/manifest.json is gone from the store") from None
     if sha256 and hashlib.sha256(data).hexdigest() != sha256:
         raise DamagedCheckpoint(f"{path}/manifest.json is not the one that was committed (SHA-256 differs)")
     return Manifest.from_bytes(data, path)
@@ -159,24 +164,41 @@ def read(store: Store, path: str, manifest: Manifest, wants: list[Want], sink: S
         )
 
     def fetch(group: list[tuple[Slice, list[int]]]) -> int:
-        first, last = group[0][0], group[-1][0]
-        length = last.offset + 4 * last.length - first.offset
-        data = store.get_range(f"{path}/{first.file}", first.offset, length)
+        data, first = _proven(store, path, [item for item, _ in group]), group[0][0]
         for item, hits in group:
-            at = item.offset - first.offset
-            raw = data[at : at + 4 * item.length]
-            if google_crc32c.value(raw) != item.crc32c:
-                raise DamagedCheckpoint(
-                    f"{path}/{item.file}: {item.kind} of {item.param} from {item.start} fails its CRC32C"
-                )
-            values = np.frombuffer(raw, dtype="<f4")
+            values = np.frombuffer(_part(data, first, item), dtype="<f4")
             for number in hits:
                 start, end = _overlap(item, wants[number]) or (0, 0)
                 sink(number, start - wants[number].start, values[start - item.start : end - item.start])
-        return length
+        return len(data)
 
     with ThreadPoolExecutor(_READERS, thread_name_prefix="checkpoint") as pool:
         return sum(pool.map(fetch, _ranges(needed)))
+
+
+def _proven(store: Store, path: str, items: list[Slice]) -> bytes:
+    """The bytes of neighbouring slices, fetched again when they arrive wrong. DamagedCheckpoint when they stay wrong or are gone."""
+    first, last = items[0], items[-1]
+    bad = first
+    for _ in range(_TRIES):
+        try:
+            data = store.get_range(
+                f"{path}/{first.file}", first.offset, last.offset + 4 * last.length - first.offset
+            )
+        except NotFound:
+            raise DamagedCheckpoint(f"{path}/{first.file} is gone from the store") from None
+        wrong = [item for item in items if google_crc32c.value(_part(data, first, item)) != item.crc32c]
+        if not wrong:
+            return data
+        bad = wrong[0]
+    raise DamagedCheckpoint(
+        f"{path}/{bad.file}: {bad.kind} of {bad.param} from {bad.start} fails its CRC32C, {_TRIES} times in a row"
+    )
+
+
+def _part(data: bytes, first: Slice, item: Slice) -> bytes:
+    at = item.offset - first.offset
+    return data[at : at + 4 * item.length]
 
 
 def _overlap(item: Slice, want: Want) -> tuple[int, int] | None:
@@ -270,11 +292,16 @@ def prune(store: Store, log: RunLog, keep: int) -> list[str]:
     return [entry.facts["path"] for entry in old]
 
 
-def collect_orphans(store: Store, entries: Iterable[Entry], below: int) -> list[str]:
+def collect_orphans(store: Store, entries: Sequence[Entry], below: int) -> list[str]:
     """Delete folders of attempts before `below` that the log does not hold as live: torn saves and half-done deletes."""
-    live = {entry.facts["path"] for entry in live_checkpoints(entries)}
+    keep = {
+        entry.facts["path"] for entry in entries if entry.kind == "checkpoint damaged"
+    }  # for somebody to look at
+    keep |= {entry.facts["path"] for entry in live_checkpoints(entries)}
     paths = {"/".join(info.key.split("/")[:2]) for info in store.list("checkpoints/")}
-    orphans = sorted(path for path in paths - live if int(path.rsplit("-", 1)[1]) < below)
+    orphans = sorted(
+        path for path in paths - keep if (match := _FOLDER.fullmatch(path)) and int(match[1]) < below
+    )
     for path in orphans:
         remove(store, path)
     return orphans

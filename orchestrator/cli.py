@@ -16,11 +16,12 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from orchestrator.errors import USAGE, MixerError, SpecError, UserError
+from orchestrator.errors import RESUMABLE, USAGE, MixerError, SpecError, UserError
 
 app = typer.Typer(
     name="mixer",
     help="Pretrain MLP-Mixer on clusters that lose machines.",
+    epilog="Exit codes: 0 done, 1 the run failed, 2 you can mend it, 3 stopped or preempted and resumable.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -33,17 +34,33 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 Store = Annotated[
     str | None,
-    typer.Option("--store", help="s3://bucket/prefix or a folder; else MIXER_STORE, else the last one used"),
+    typer.Option(
+        "--store",
+        help="s3://bucket/prefix or a folder; else the spec's store, MIXER_STORE, or the last one used",
+    ),
 ]
 Set = Annotated[
-    list[str] | None, typer.Option("--set", help="key.path=value, over the spec; may be repeated")
+    list[str] | None,
+    typer.Option(
+        "--set",
+        help="key.path=value over the spec; repeatable. Of a run that exists only resources may change",
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="print facts as JSON")]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="a run's name, or <store>/runs/<name>")]
 SpecOrRun = Annotated[
-    str, typer.Argument(metavar="SPEC|RUN", help="a spec's path, or a run's name: starts or resumes")
+    str,
+    typer.Argument(
+        metavar="SPEC|RUN",
+        help="a spec (.yaml) starts a run, or resumes the one called --name; a run's name resumes it",
+    ),
 ]
-Name = Annotated[str | None, typer.Option("--name", help="the run's name; else <spec name>-<6 characters>")]
+Name = Annotated[
+    str | None,
+    typer.Option(
+        "--name", help="the run's name; else <spec name>-<6 characters>, always a new run. With a SPEC only"
+    ),
+]
 
 
 def main() -> None:
@@ -54,15 +71,15 @@ def main() -> None:
     from data_pipeline.errors import DataError
 
     try:
-        app()
+        app(standalone_mode=True)
     except SpecError as error:
         _fail("\n".join(error.problems), USAGE)
     except MixerError as error:
         _fail(str(error), error.exit_code)
     except (DataError, ClusterError, JobError, ObjectStoreError) as error:
         _fail(str(error), USAGE)
-    except KeyboardInterrupt:
-        _fail("interrupted", 130)
+    except (KeyboardInterrupt, typer.Abort):
+        _fail("interrupted; a run that was led from here is resumable", RESUMABLE)
 
 
 def _fail(text: str, code: int) -> None:
@@ -91,18 +108,18 @@ def pack(
     source: Annotated[
         str, typer.Argument(help="sklearn:digits, a folder of class folders, or a CSV/JSONL of path,label")
     ],
-    dest: Annotated[str, typer.Argument(help="s3://bucket/prefix or a folder")],
+    dest: Annotated[str, typer.Argument(metavar="DEST", help="s3://bucket/prefix or a folder")],
     val_share: Annotated[
         float | None,
         typer.Option(
-            help="share of the images put into DEST/val, the rest into DEST/train; else all into DEST"
+            help="share of the images put into DEST/val, the rest into DEST/train; else all into DEST (digits: 0.2)"
         ),
     ] = None,
     size: Annotated[
         int | None, typer.Option(help="scale longer images down to this many pixels per short side")
     ] = None,
-    shard_mb: Annotated[float | None, typer.Option(help="size of a shard; else 100 MB")] = None,
-    seed: Annotated[int, typer.Option(help="of the mixing at write time")] = 0,
+    shard_mb: Annotated[float | None, typer.Option(help="size of a shard in MB; else 134")] = None,
+    seed: Annotated[int, typer.Option(help="of the split and of the mixing at write time")] = 0,
     skip_broken: Annotated[
         bool, typer.Option("--skip-broken", help="leave out images that do not decode, and list them")
     ] = False,
@@ -150,7 +167,7 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Read everything, compare it with the index (of a run: with its manifests), and say what is wrong."""
-    if "/runs/" in url:
+    if _is_run(url):
         problems = _verify_run(url)
     else:
         from data_pipeline.verify import verify as run_verify
@@ -160,12 +177,19 @@ def verify(
     if as_json:
         _print_json({"url": url, "whole": not problems, "problems": problems})
     else:
-        for line in problems or [f"{url}: every byte is what the index says"]:
+        for line in problems or [f"{url}: every byte is what was written"]:
             out.print(line, markup=False)
     raise typer.Exit(1 if problems else 0)
 
 
+def _is_run(url: str) -> bool:
+    from orchestrator.run_store import Run
+
+    return "/runs/" in url and Run(url).exists()
+
+
 def _verify_run(url: str) -> list[str]:
+    from data_pipeline.errors import StoreError
     from orchestrator import checkpoints
     from orchestrator.launch import find_run
     from orchestrator.run_log import live_checkpoints
@@ -176,7 +200,7 @@ def _verify_run(url: str) -> list[str]:
         try:
             manifest = checkpoints.load_manifest(run.store, entry.facts["path"], entry.facts["sha256"])
             problems += checkpoints.verify(run.store, entry.facts["path"], manifest)
-        except MixerError as error:
+        except (MixerError, StoreError) as error:
             problems.append(str(error))
     return problems
 
@@ -277,12 +301,17 @@ def logs(
     run: RunName,
     store: Store = None,
     follow: Annotated[bool, typer.Option("-f", "--follow", help="go on until the run ends")] = False,
+    as_json: Json = False,
 ) -> None:
-    """What happened to a run, line by line."""
+    """What happened to a run, line by line; with --json the entries of its log."""
     from orchestrator.follow import print_logs
     from orchestrator.launch import find_run
 
-    print_logs(find_run(run, store), follow=follow, say=_say())
+    found = find_run(run, store)
+    if as_json:
+        _print_json([json.loads(entry.to_bytes()) for entry in found.log().entries])
+    else:
+        print_logs(found, follow=follow, say=_say())
 
 
 @app.command()
@@ -290,25 +319,31 @@ def stop(
     run: RunName,
     store: Store = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="until the run has left")] = True,
+    as_json: Json = False,
 ) -> None:
     """Save, then leave. The run can be resumed by its name."""
     from orchestrator.follow import stop_run
     from orchestrator.launch import find_run
 
-    out.print(stop_run(find_run(run, store), wait=wait), markup=False)
+    _answer(run, stop_run(find_run(run, store), wait=wait), as_json)
 
 
 @app.command()
 def scale(
     run: RunName,
-    size: Annotated[str, typer.Argument(metavar="MIN:MAX", help="workers")],
+    size: Annotated[str, typer.Argument(metavar="MIN:MAX", help="workers, for example 2:8")],
     store: Store = None,
+    as_json: Json = False,
 ) -> None:
-    """Change how many workers a run may use, now."""
+    """Change how many workers a run may use. Where that changes its size, it saves and restarts at once."""
     from orchestrator.follow import scale_run
     from orchestrator.launch import find_run
 
-    out.print(scale_run(find_run(run, store), size), markup=False)
+    _answer(run, scale_run(find_run(run, store), size), as_json)
+
+
+def _answer(run: str, text: str, as_json: bool) -> None:
+    _print_json({"run": run, "answer": text}) if as_json else out.print(text, markup=False)
 
 
 @app.command()
@@ -358,6 +393,7 @@ def export(
     path: Annotated[
         Path | None, typer.Option("-o", "--out", help="the file; else <run>.safetensors here")
     ] = None,
+    as_json: Json = False,
 ) -> None:
     """The newest checkpoint's weights, in a file that the rest of the field loads."""
     from orchestrator.launch import find_run
@@ -366,7 +402,8 @@ def export(
     if form not in ("safetensors", "timm"):
         raise UserError(f"--format got {form}; allowed: safetensors, timm (onnx is not there yet)")
     found = find_run(run, store)
-    out.print(str(export_run(found, path or Path(f"{found.name}.safetensors"))), markup=False)
+    made = export_run(found, path or Path(f"{found.name}.safetensors"))
+    _print_json({"run": found.name, "file": str(made)}) if as_json else out.print(str(made), markup=False)
 
 
 @app.command()

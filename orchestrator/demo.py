@@ -45,6 +45,7 @@ def run_demo(folder: Path, *, keep: bool, as_json: bool) -> int:
     server = object_store.start(folder / "s3", tied=not keep)
     try:
         os.environ.update(server.env)
+        os.environ.pop("RAY_ADDRESS", None)  # another cluster's machines could not reach this server
         facts = _demo(server.bucket(f"mixer-demo-{time.time_ns() // 10**6}"), folder, console)
     finally:
         if not keep:
@@ -85,7 +86,7 @@ def _demo(bucket: str, folder: Path, console: Console) -> dict[str, Any]:
 def _train(bucket: str, name: str, console: Console, *, kill: bool) -> tuple[Book, int]:
     """A run of the demo's spec, and the step at which a worker was killed."""
     overrides = [f"data.train={bucket}/digits/train", f"data.val={bucket}/digits/val"]
-    resolved = resolve(str(SPEC), store=bucket, name=f"digits-{name}", overrides=overrides)
+    resolved = resolve(str(SPEC), store=bucket, name=f"digits-{name}", overrides=overrides, remember=False)
     killer = _Killer(resolved.run, int(resolved.frozen.steps * KILL_AT), console) if kill else None
     with watching(resolved.run, resolved.frozen.steps, console, label=name) as say:
         if killer:

@@ -30,7 +30,8 @@ class Duration:
     unit: str
 
     def __str__(self) -> str:
-        return f"{self.amount:g} {self.unit}"
+        amount = int(self.amount) if self.amount == int(self.amount) else self.amount
+        return f"{amount} {self.unit}"
 
     @property
     def seconds(self) -> float | None:
@@ -53,7 +54,7 @@ def parse_duration(value: object) -> Duration:
     if isinstance(value, Duration):
         return value
     if isinstance(value, int | float) and not isinstance(value, bool):
-        value = f"{value:g} steps"
+        value = f"{value} steps"
     match = _PATTERN.match(value) if isinstance(value, str) else None
     unit = _UNITS.get((match[2] or "steps").lower()) if match else None
     if match is None or unit is None:

@@ -7,6 +7,8 @@ MixerError (1)             the run failed
 |   +-- WrongData (2)      the data set at the url is not the run's
 +-- Fenced (3)             another driver wrote this run's next log entry: this one must stop; the run goes on without it
 +-- DamagedCheckpoint (1)  bytes of a checkpoint do not match its manifest
++-- StoreLost (3)          the store stopped answering; the run can be resumed
++-- Diverged (1)           the loss or the gradient is not finite
 +-- PeerLost (1)           another rank is gone; seen by the ranks that are left
 """
 
@@ -49,6 +51,16 @@ class Fenced(MixerError):
 
 class DamagedCheckpoint(MixerError):
     """Bytes of a checkpoint do not match the checksum in its manifest."""
+
+
+class StoreLost(MixerError):
+    """The store stopped answering for longer than the run waits."""
+
+    exit_code = RESUMABLE
+
+
+class Diverged(MixerError):
+    """The loss or the gradient's norm is not finite. Nothing of that step is saved."""
 
 
 class PeerLost(MixerError):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from orchestrator.errors import UserError
 from orchestrator.frozen import Frozen
-from orchestrator.logs import lines
+from orchestrator.logs import lines, stamp
 from orchestrator.run_log import ENDS
 from orchestrator.run_store import Run
 from orchestrator.status import Book
@@ -26,14 +26,12 @@ def print_logs(run: Run, *, follow: bool, say: Callable[[str], None]) -> None:
             if line not in shown:
                 shown.add(line)
                 say(line)
-        if not follow or (book.entries and book.entries[-1].kind in ENDS):
+        if not follow or book.state() in ("stopped", "failed", "finished", "abandoned"):
             return
         seen = newest_progress(run)
         if seen.get("step", -1) != last_step and "loss" in seen:
             last_step = seen["step"]
-            say(
-                f"{time.strftime('%H:%M:%S')}  step {last_step}/{seen.get('steps', '?')}  {progress_text(seen)}"
-            )
+            say(f"{stamp(time.time())}  step {last_step}/{seen.get('steps', '?')}  {progress_text(seen)}")
         time.sleep(POLL_S)
 
 

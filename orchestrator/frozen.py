@@ -100,7 +100,7 @@ def bind(
         window_bytes=spec.data.window_memory,
     )
     size = {"samples": train.samples, "batch": batch}
-    steps = spec.train.steps or -(-round((spec.train.epochs or 0) * train.samples) // batch)
+    steps = spec.train.steps or max(1, -(-round((spec.train.epochs or 0) * train.samples) // batch))
     every, evaluate = spec.checkpoint.every, spec.evaluate.every
     return Frozen(
         spec=spec,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import re
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,13 +19,15 @@ from typing import Any
 import yaml
 
 from data_pipeline.storage import Store, StoreError
-from orchestrator.errors import RESUMABLE, SpecError, UserError
+from orchestrator.errors import DONE, RESUMABLE, SpecError, StoreLost, UserError
 from orchestrator.frozen import DataFacts, Frozen, bind, differences, identity, resources
-from orchestrator.run_log import ENDS, RunLog, new_writer
+from orchestrator.run_log import ENDS, Entry, RunLog, new_writer
 from orchestrator.run_store import Heartbeat, Run, create, effective, list_runs, new_name, runs_url
 from orchestrator.spec import Spec, load_spec, parse_spec
 
 Say = Callable[[str], None]
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+CLAIMS = {"created": "submitted", "submitted": "submitted", **dict.fromkeys(ENDS, "resumed")}
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ def _memo() -> Path:
 
 def find_run(name: str, store: str | None = None) -> Run:
     """The run called `name` (or at the url `name`). UserError names the runs there are."""
-    url = name if "/runs/" in name else f"{runs_url(default_store(store))}/{name}"
+    url = absolute(name) if "/runs/" in name else f"{runs_url(default_store(store))}/{name}"
     run = Run(url)
     if not run.exists():
         base = url.rsplit("/runs/", 1)[0]
@@ -73,10 +76,21 @@ def find_run(name: str, store: str | None = None) -> Run:
     return run
 
 
-def resolve(target: str, *, store: str | None, name: str | None, overrides: Sequence[str]) -> Resolved:
+def resolve(
+    target: str,
+    *,
+    store: str | None = None,
+    name: str | None = None,
+    overrides: Sequence[str] = (),
+    remember: bool = True,
+) -> Resolved:
     """The run that `target` (a spec's path, a run's name or url) means. UserError when it differs from a frozen run's identity."""
     if Path(target).suffix in (".yaml", ".yml"):
-        return _from_spec(_absolute(load_spec(target, overrides)), store, name)
+        return _from_spec(_absolute(load_spec(target, overrides)), store, name, remember)
+    if name:
+        raise UserError(
+            f"--name {name} goes with a spec; {target} is taken for the name of a run (a spec ends in .yaml)"
+        )
     run = find_run(target, store)
     frozen = effective(run.frozen(), run.log().entries)
     tree = yaml.safe_load(yaml.safe_dump(frozen.spec.model_dump(mode="json", by_alias=True)))
@@ -98,10 +112,15 @@ def _absolute(spec: Spec) -> Spec:
     return spec.model_copy(update={"data": data})
 
 
-def _from_spec(spec: Spec, store: str | None, name: str | None) -> Resolved:
+def _from_spec(spec: Spec, store: str | None, name: str | None, remember: bool) -> Resolved:
     base = absolute(store or spec.store or default_store())
     run = Run(f"{runs_url(base)}/{name or new_name(spec.name)}")
-    remember_store(base)
+    if name and not _NAME.fullmatch(name):
+        raise UserError(
+            f"--name got {name!r}; allowed are letters, digits, `.`, `_` and `-`, 1 to 80 of them, a letter or digit first"
+        )
+    if remember:
+        remember_store(base)
     if run.exists():
         return _resume(run, spec)
     return Resolved(run, bind(spec, *data_facts(spec), code=code_versions()), new=True)
@@ -121,16 +140,21 @@ def _resume(run: Run, spec: Spec) -> Resolved:
 
 def data_facts(spec: Spec) -> tuple[DataFacts, DataFacts | None]:
     """What the run must know of its data sets. UserError when one is not there."""
-    return _facts(spec.data.train), _facts(spec.data.val) if spec.data.val else None
+    classes = spec.model.classes
+    return _facts(spec.data.train, classes), _facts(spec.data.val, classes) if spec.data.val else None
 
 
-def _facts(url: str) -> DataFacts:
+def _facts(url: str, classes: int) -> DataFacts:
     from data_pipeline.index import Dataset
 
     try:
         dataset = Dataset.open(url)
     except StoreError as error:
         raise UserError(f"data at {url}: {error}") from None
+    if dataset.max_label is not None and dataset.max_label >= classes:
+        raise UserError(
+            f"data at {url} has label {dataset.max_label}; model.classes is {classes}, and labels begin with 0"
+        )
     return DataFacts(dataset.samples, dataset.mean_bytes, dataset.digest)
 
 
@@ -145,11 +169,13 @@ def code_versions() -> dict[str, str]:
     return found
 
 
-def freeze(resolved: Resolved, say: Say, *, submitted: bool) -> bool:
+def freeze(resolved: Resolved, say: Say, *, submitted: bool, writer: str | None = None) -> bool:
     """Write a new run into the bucket. Whether the store honours conditional writes."""
     honours = probe(resolved.run.store, say)
     if resolved.new:
-        create(resolved.run, resolved.frozen, new_writer(), conditional=honours, submitted=submitted)
+        create(
+            resolved.run, resolved.frozen, writer or new_writer(), conditional=honours, submitted=submitted
+        )
     return honours
 
 
@@ -167,21 +193,30 @@ def lead(resolved: Resolved, *, take_over: bool, say: Say, machines: Any = None)
 
     run = resolved.run
     run.require_free(take_over=take_over)
-    conditional = freeze(resolved, say, submitted=False)
-    log = run.log(new_writer(), conditional=conditional)
-    _claim(log, resolved, take_over=take_over)
-    with Heartbeat(run, log.writer, job=os.environ.get("MIXER_SUBMISSION_ID")):
-        if log.last("finished"):
-            say(f"run {run.name} has finished; `mixer report {run.name}` shows it")
-            return 0
+    writer = new_writer()
+    conditional = freeze(resolved, say, submitted=False, writer=writer)
+    # A store that is away for a while must not end a healthy run: its driver asks as long as it would wait for machines.
+    run = Run(run.url, patience_s=resolved.frozen.spec.recovery.wait.seconds)
+    log = run.log(writer, conditional=conditional)
+    if log.last("finished"):
+        say(f"run {run.name} has finished; `mixer report {run.name}` shows it")
+        return DONE
+    claim = _claim(log, resolved, take_over=take_over)
+    with Heartbeat(run, log.writer, job=os.environ.get("MIXER_SUBMISSION_ID"), claim=claim.n):
         supervisor = Supervisor(run, resolved.frozen, log, machines or _ray(resolved, say), say)
-        if _changed(resolved, log):
+        if changed(resolved, log):
             supervisor.set_resources(resolved.frozen.spec)
-        with _signals(supervisor, say):
-            return supervisor.lead()
+        with _signals(supervisor):
+            try:
+                return supervisor.lead()
+            except StoreError as error:
+                raise StoreLost(
+                    f"{error}; the run goes on with `mixer train {run.name}` once the store answers"
+                ) from None
 
 
-def _claim(log: RunLog, resolved: Resolved, *, take_over: bool) -> None:
+def _claim(log: RunLog, resolved: Resolved, *, take_over: bool) -> Entry:
+    """The entry by which this driver leads from now on."""
     facts = {"job": os.environ.get("MIXER_SUBMISSION_ID"), "forced": take_over}
     if not log.entries:  # the one who froze it died before the first entry
         frozen = resolved.frozen
@@ -194,11 +229,12 @@ def _claim(log: RunLog, resolved: Resolved, *, take_over: bool) -> None:
         )
     last = log.entries[-1]
     if resolved.new and last.n == 0 and not last.facts.get("submitted"):
-        return
-    log.append("taken over", **facts, why="resumed" if last.kind in ENDS else "no driver was alive")
+        return last
+    return log.append("taken over", **facts, why=CLAIMS.get(last.kind, "no driver was alive"))
 
 
-def _changed(resolved: Resolved, log: RunLog) -> bool:
+def changed(resolved: Resolved, log: RunLog) -> bool:
+    """Whether the resources wanted now differ from those the run had last."""
     before = effective(resolved.run.frozen(), log.entries)
     return bool(differences(resources(before.spec), resources(resolved.frozen.spec)))
 
@@ -215,15 +251,16 @@ def _ray(resolved: Resolved, say: Say) -> Any:
 
 
 @contextmanager
-def _signals(supervisor: Any, say: Say) -> Iterator[None]:
+def _signals(supervisor: Any) -> Iterator[None]:
     """SIGINT and SIGTERM: save and leave; a second one leaves at once."""
 
     def handle(number: int, _: object) -> None:
+        # Says nothing through `say`: this may have interrupted it halfway.
         if supervisor.leaving:
-            say("left at once; the run resumes from its newest checkpoint")
+            os.write(2, b"left at once; the run resumes from its newest checkpoint\n")
             os._exit(RESUMABLE)
         supervisor.leaving = f"{signal.Signals(number).name} of the driver"
-        say(f"{signal.Signals(number).name}: saving, then leaving (once more: at once)")
+        os.write(2, b"saving, then leaving (once more: at once)\n")
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

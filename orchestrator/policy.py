@@ -10,17 +10,18 @@ from dataclasses import dataclass
 from typing import Literal
 
 from data_pipeline.order import useful_world
+from orchestrator.errors import FAILED, USAGE
 
 
 @dataclass(frozen=True)
 class Outcome:
     """How an attempt ended.
 
-    finished; stopped (asked to, saved); lost (a machine went); died (a process went, its machine lives); failed (our code, with
-    traceback); damaged (the checkpoint it should start from); refused (the user must mend something).
+    finished; stopped (asked to, saved); lost (a machine went); died (a process went, its machine lives); vanished (one of the two);
+    failed (our code, with traceback); damaged (the checkpoint it should start from); refused (the user must mend something).
     """
 
-    kind: Literal["finished", "stopped", "lost", "died", "failed", "damaged", "refused"]
+    kind: Literal["finished", "stopped", "lost", "died", "vanished", "failed", "damaged", "refused"]
     cause: str = ""
     step: int = 0  # where it was
 
@@ -50,10 +51,11 @@ class Observed:
     slots: int
     wait_limit_s: float
     last: Outcome | None = None
-    before: Outcome | None = None  # the outcome before `last`
+    before: Outcome | None = None  # the outcome before `last`, when no checkpoint was committed between
     budget: Budget = Budget(0, 0, 0, None)
     waited_s: float = 0.0
     leaving: str | None = None
+    bereft: bool = False  # checkpoints were committed, and every one that is left is damaged
 
 
 @dataclass(frozen=True)
@@ -73,9 +75,10 @@ class Wait:
 
 @dataclass(frozen=True)
 class GiveUp:
-    """The run has failed."""
+    """The run has failed; `code` is its exit code, 2 where the user can mend it."""
 
     why: str
+    code: int = FAILED
 
 
 @dataclass(frozen=True)
@@ -99,15 +102,17 @@ def decide(seen: Observed) -> Decision:
     if last and last.kind == "finished":
         return Done()
     if last and last.kind == "refused":
-        return GiveUp(last.cause)
+        return GiveUp(last.cause, USAGE)
+    if seen.bereft:
+        return GiveUp(
+            "no whole checkpoint is left; the damaged ones are kept, and `mixer verify` says what is wrong with them"
+        )
     if seen.leaving:
         return Leave(seen.leaving)
     if last and last.kind == "stopped" and not last.cause.startswith("resize"):
         return Leave(last.cause)
     if _repeated(seen.before, last):
-        return GiveUp(
-            f"the same failure twice at step {last.step if last else 0}: {last.cause if last else ''}"
-        )
+        return GiveUp(f"the same failure twice without a new checkpoint: {last.cause if last else ''}")
     if budget.failures > budget.max_failures:
         return GiveUp(
             f"{budget.failures} failures without a new checkpoint, recovery.failures allows {budget.max_failures}"
@@ -120,8 +125,10 @@ def decide(seen: Observed) -> Decision:
 
 
 def _repeated(before: Outcome | None, last: Outcome | None) -> bool:
-    """An error of our code that comes back at the same step with the same text will come back forever."""
-    return last is not None and last.kind == "failed" and before == last
+    """An error of our code that comes back with the same text, and no new checkpoint between, will come back forever."""
+    if last is None or before is None or (last.kind, before.kind) != ("failed", "failed"):
+        return False
+    return last.cause.split("\n", 1)[0] == before.cause.split("\n", 1)[0]
 
 
 def _place(seen: Observed) -> Decision:

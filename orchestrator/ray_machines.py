@@ -28,3 +28,7 @@ class RayMachines:
     def attempt(self, name: str, world: int, workers: Workers, config: dict[str, Any]) -> Attempt:
         """An attempt, not started."""
         return Attempt(name, world, workers, config)
+
+    def release(self) -> None:
+        """End every worker that this driver started, by leaving the cluster."""
+        capacity.disconnect()

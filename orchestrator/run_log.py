@@ -4,10 +4,12 @@
 comes back finds its number taken and is Fenced. Kinds of entries:
 
 created            the run exists; carries the fingerprint
+submitted          a job was sent that will lead the run; carries its id
 taken over         a driver starts to lead the run; carries why
 resources changed  keys outside the identity that differ from the entry before
 attempt started    world, checkpoint it starts from; its number names all the attempt uploads
-attempt ended      outcome: finished, stopped, lost, failed; with cause
+attempt ended      outcome: finished, stopped, lost, died, failed, damaged, refused; with cause
+waiting            for machines; carries why
 checkpoint committed / checkpoint deleted / checkpoint damaged
 request            a stop, scale or save asked for by anyone, now taken up
 stopped, gave up, finished
@@ -26,6 +28,7 @@ from typing import Any
 
 from data_pipeline.storage import NotFound, Store
 from orchestrator.errors import Fenced
+from orchestrator.spec import Spec
 
 ENDS = ("stopped", "gave up", "finished")
 
@@ -43,6 +46,10 @@ class Entry:
     def to_bytes(self) -> bytes:
         head = {"n": self.n, "kind": self.kind, "writer": self.writer, "time": self.time}
         return json.dumps({**head, **self.facts}, sort_keys=False).encode()
+
+    def says(self) -> str:
+        """Kind and facts, as they lie in the store."""
+        return json.dumps([self.kind, self.facts], sort_keys=True)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Entry:
@@ -78,22 +85,38 @@ class RunLog:
                 return self.entries
 
     def append(self, kind: str, **facts: Any) -> Entry:
-        """Write the next entry. Fenced when somebody else has written that number."""
-        entry = Entry(len(self.entries), kind, self.writer, self._clock(), facts)
+        """Write the next entry. Fenced when somebody else has written that number.
+
+        After a StoreError the entry may lie there all the same; then the next append finds and keeps it.
+        """
+        while True:
+            entry = Entry(len(self.entries), kind, self.writer, self._clock(), facts)
+            found = self._create(entry)
+            if found.writer != self.writer:
+                raise Fenced(
+                    f"log entry {entry.n} ({kind}) is taken: {found.writer} wrote '{found.kind}' there, so it leads the run now; "
+                    "this driver stops and changes nothing more"
+                )
+            self.entries.append(found)
+            if found.says() == entry.says():
+                return found
+
+    def _create(self, entry: Entry) -> Entry:
+        """What lies under the number of `entry` now: `entry`, or what was there before."""
         key = entry_key(entry.n)
         free = self._conditional or self._store.head(key) is None
-        if not (free and self._store.put_if_absent(key, entry.to_bytes())):
-            rival = Entry.from_bytes(self._store.get(key))
-            raise Fenced(
-                f"log entry {entry.n} ({kind}) is taken: {rival.writer} wrote '{rival.kind}' there, so it leads the run now; "
-                "this driver stops and changes nothing more"
-            )
-        self.entries.append(entry)
-        return entry
+        if free and self._store.put_if_absent(key, entry.to_bytes()):
+            return entry
+        return Entry.from_bytes(self._store.get(key))
 
     def last(self, *kinds: str) -> Entry | None:
         """The newest entry of these kinds."""
         return next((entry for entry in reversed(self.entries) if entry.kind in kinds), None)
+
+
+def log_resources(log: RunLog, spec: Spec) -> None:
+    """Write down that the run goes on with the resources of `spec`."""
+    log.append("resources changed", spec=spec.model_dump(mode="json", by_alias=True))
 
 
 def live_checkpoints(entries: Iterable[Entry]) -> list[Entry]:

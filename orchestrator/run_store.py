@@ -15,6 +15,7 @@ import string
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -38,6 +39,7 @@ class Holder:
     since: float
     seen: float
     job: str | None = None
+    claim: int = 0  # the log number by which it leads
 
     def alive(self, now: float) -> bool:
         """Fresh; a holder of this host whose process is gone is not alive however fresh."""
@@ -67,10 +69,12 @@ def _process_exists(pid: int) -> bool:
 class Run:
     """One run's folder in the bucket."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, patience_s: float | None = None) -> None:
         self.url = url.rstrip("/")
         self.name = self.url.rsplit("/", 1)[-1]
-        self.store: Store = open_store(self.url)
+        self.store: Store = (
+            open_store(self.url) if patience_s is None else open_store(self.url, patience_s=patience_s)
+        )
 
     def exists(self) -> bool:
         """Whether a run lies here."""
@@ -136,10 +140,10 @@ class Run:
 class Heartbeat:
     """Rewrites `holder.json` while a driver leads. A context manager."""
 
-    def __init__(self, run: Run, writer: str, job: str | None = None) -> None:
-        self._run, self._done = run, threading.Event()
+    def __init__(self, run: Run, writer: str, job: str | None = None, claim: int = 0) -> None:
+        self._run, self._done = Run(run.url, patience_s=HOLDER_EVERY_S / 2), threading.Event()
         now = time.time()
-        self._holder = Holder(writer, host_id(), os.getpid(), now, now, job)
+        self._holder = Holder(writer, host_id(), os.getpid(), now, now, job, claim)
         self._thread = threading.Thread(target=self._beat, name="holder", daemon=True)
 
     def __enter__(self) -> Heartbeat:
@@ -150,9 +154,10 @@ class Heartbeat:
     def __exit__(self, *_: object) -> None:
         self._done.set()
         self._thread.join(timeout=HOLDER_EVERY_S)
-        mine = self._run.holder()
-        if mine and mine.writer == self._holder.writer:
-            self._run.store.delete("holder.json")
+        with suppress(StoreError):  # it goes stale by itself
+            mine = self._run.holder()
+            if mine and mine.writer == self._holder.writer:
+                self._run.store.delete("holder.json")
 
     def _write(self) -> None:
         tree = {**asdict(self._holder), "seen": time.time()}
@@ -162,7 +167,7 @@ class Heartbeat:
         while not self._done.wait(HOLDER_EVERY_S):
             try:
                 other = self._run.holder()
-                if other and other.writer != self._holder.writer:
+                if other and other.claim > self._holder.claim:
                     return  # taken over; the log will say so at the next commit
                 self._write()
             except StoreError:

@@ -207,8 +207,16 @@ class Recovery(Section):
     """What may go wrong before the run gives up. The budgets refill when a newer checkpoint is committed."""
 
     failures: int = Field(5, ge=0, description="errors of the code, in a row without a new checkpoint")
-    preemptions: int | Literal["unlimited"] = Field("unlimited", description="machines lost")
+    preemptions: Annotated[int, Field(ge=0)] | Literal["unlimited"] = Field(
+        "unlimited", description="machines lost"
+    )
     wait: Steps = Field(Duration(60, "minutes"), description="longest wait for machines, wall time")
+
+    @model_validator(mode="after")
+    def _wall(self) -> Recovery:
+        if self.wait.seconds is None:
+            raise ValueError(f"wait got {self.wait}; give wall time (`60 min`)")
+        return self
 
 
 class Evaluate(Section):
@@ -217,6 +225,12 @@ class Evaluate(Section):
     every: Steps | None = Field(
         None, description="steps, images or epochs; always at the end when data.val is given"
     )
+
+    @model_validator(mode="after")
+    def _countable(self) -> Evaluate:
+        if self.every is not None and self.every.seconds is not None:
+            raise ValueError(f"every got {self.every}; give steps, images or epochs")
+        return self
 
 
 class Events(Section):

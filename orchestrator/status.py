@@ -12,11 +12,11 @@ import mixer_model
 from mixer_model.config import config as mixer_config
 from orchestrator import history, ledger
 from orchestrator.frozen import Frozen
-from orchestrator.run_log import ENDS, Entry, live_checkpoints
+from orchestrator.run_log import Entry, live_checkpoints
 from orchestrator.run_store import Run, effective
 from orchestrator.training.events import read_events
 
-STATES = {"stopped": "stopped", "gave up": "failed", "finished": "finished"}
+STATES = {"stopped": "stopped", "gave up": "failed", "finished": "finished", "submitted": "submitted"}
 
 
 @dataclass
@@ -39,7 +39,7 @@ class Book:
 
     @cached_property
     def ledger(self) -> ledger.Ledger:
-        return ledger.build(self.entries, self.events, time.time())
+        return ledger.build(self.entries, self.events, time.time(), abandoned=self.state() == "abandoned")
 
     @cached_property
     def history(self) -> list[history.StepLine]:
@@ -56,9 +56,9 @@ class Book:
         return (self.run.read_json(f"progress/{self.attempt.n}.json") or {}) if self.attempt else {}
 
     def state(self) -> str:
-        """running, waiting, starting, abandoned (no driver alive; resume it), stopped, failed or finished."""
+        """submitted (its job has not begun), running, waiting, starting, abandoned (no driver alive), stopped, failed, finished."""
         last = self.entries[-1].kind if self.entries else "created"
-        if last in ENDS:
+        if last in STATES:
             return STATES[last]
         holder = self.run.holder()
         if holder is None or not holder.alive(time.time()):
@@ -102,7 +102,7 @@ class Book:
 
     def mfu(self) -> float | None:
         """Model FLOPs per second over the devices' peak; None where the peak is not known (CPUs)."""
-        peak = next((event.get("peak_flops") for event in self.events if event["kind"] == "worker"), None)
+        peak = next((event.get("peak_flops") for event in self.events if event["kind"] == "device"), None)
         rate = self.images_per_s()
         if not peak or not rate or not self.attempt:
             return None

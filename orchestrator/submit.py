@@ -11,18 +11,14 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from clusters import jobs, local
-from orchestrator.errors import UserError
-from orchestrator.launch import freeze, resolve
-
-PASSED_ON = (
-    "AWS_ENDPOINT_URL",
-    "AWS_ENDPOINT_URL_S3",
-    "AWS_DEFAULT_REGION",
-    "AWS_REGION",
-)  # where, never who
+from clusters.capacity import endpoint_env
+from orchestrator.errors import Fenced, UserError
+from orchestrator.launch import changed, freeze, resolve
+from orchestrator.run_log import log_resources, new_writer
 
 
 def submit(
@@ -41,43 +37,30 @@ def submit(
     driver is alive on the run, or the cluster cannot be reached.
     """
     resolved = resolve(target, store=store, name=name, overrides=overrides)
-    resolved.run.require_free(take_over=take_over)
+    run = resolved.run
+    run.require_free(take_over=take_over)
     address = _address(cluster)
-    freeze(resolved, say, submitted=True)
-    job = f"{resolved.run.name}-{secrets.token_hex(3)}"
-    again = [] if resolved.new else [part for item in overrides for part in ("--set", item)]
-    command = [
-        "-m",
-        "orchestrator",
-        "train",
-        resolved.run.url,
-        *again,
-        *(["--take-over"] if take_over else []),
-    ]
+    conditional = freeze(resolved, say, submitted=True)
+    job = f"{run.name}-{secrets.token_hex(3)}"
+    command = ["-m", "orchestrator", "train", run.url, *(["--take-over"] if take_over else [])]
     python = sys.executable if cluster == "local" else "python"
+    if changed(resolved, run.log()):
+        log_resources(run.log(new_writer(), conditional=conditional), resolved.frozen.spec)
     with tempfile.TemporaryDirectory(prefix="mixer-code-") as folder:
         try:
             jobs.submit(
                 address,
                 shlex.join([python, *command]),
                 working_dir=jobs.pack_code(folder),
-                env={
-                    "MIXER_SUBMISSION_ID": job,
-                    **{key: os.environ[key] for key in PASSED_ON if key in os.environ},
-                },
+                env={"MIXER_SUBMISSION_ID": job, **endpoint_env()},
                 submission_id=job,
-                metadata={"mixer_run": resolved.run.name},
+                metadata={"mixer_run": run.name},
             )
         except jobs.JobError as error:
-            raise UserError(
-                f"{error}; the run is frozen, so `mixer submit {resolved.run.name}` tries again"
-            ) from None
-    return {
-        "run": resolved.run.name,
-        "url": resolved.run.url,
-        "job": job,
-        "cluster": address or "RAY_ADDRESS",
-    }
+            raise UserError(f"{error}; the run is frozen, so `mixer submit {run.name}` tries again") from None
+    with suppress(Fenced):  # the job was quicker and leads the run already
+        run.log(new_writer(), conditional=conditional).append("submitted", job=job)
+    return {"run": run.name, "url": run.url, "job": job, "cluster": cluster or "RAY_ADDRESS"}
 
 
 def _address(cluster: str | None) -> str | None:

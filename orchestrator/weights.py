@@ -14,7 +14,7 @@ from orchestrator.errors import UserError
 from orchestrator.frozen import Frozen
 from orchestrator.run_log import live_checkpoints
 from orchestrator.run_store import Run, effective
-from orchestrator.training.data import evaluation_batches
+from orchestrator.training.data import evaluation_batches, open_dataset
 from orchestrator.training.engine import Place, build_model
 
 
@@ -38,16 +38,14 @@ def load_network(run: Run) -> tuple[Mixer, Frozen, int]:
 @torch.no_grad()
 def evaluate_run(run: Run) -> dict[str, Any]:
     """Top-1 accuracy of the newest checkpoint over the whole validation set, in fp32."""
-    from data_pipeline.index import Dataset
-
     model, frozen, step = load_network(run)
-    if not frozen.spec.data.val:
+    if not frozen.spec.data.val or frozen.val is None:
         raise UserError(f"{run.name} has no data.val; give one with --set data.val=... when it is started")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = model.to(device)
     right = seen = 0
     for images, labels, real in evaluation_batches(
-        frozen, Dataset.open(frozen.spec.data.val), Place(0, 1, device)
+        frozen, open_dataset(frozen.spec.data.val, frozen.val), Place(0, 1, device)
     ):
         found = model(to_input(images.to(device))).argmax(1).cpu()
         right += int(((found == labels) & real).sum())

@@ -187,3 +187,8 @@ class GangMachines:
     def attempt(self, name: str, world: int, workers: Workers, config: dict[str, Any]) -> GangAttempt:
         self.attempts.append(GangAttempt(world, self._fn, config, self._env))
         return self.attempts[-1]
+
+    def release(self) -> None:
+        for attempt in self.attempts:
+            if attempt.gang:
+                attempt.gang.kill()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 
@@ -11,9 +12,21 @@ from data_pipeline.eval_loader import EvalLoader
 from data_pipeline.index import Dataset
 from data_pipeline.loader import Loader
 from data_pipeline.order import Order, owned_slots
-from orchestrator.frozen import Frozen
+from orchestrator.errors import WrongData
+from orchestrator.frozen import DataFacts, Frozen
 from orchestrator.training.engine import Place
 from orchestrator.training.events import Events
+
+
+def open_dataset(url: str, facts: DataFacts) -> Dataset:
+    """The data set at `url`. WrongData when it is not the one the run was frozen with."""
+    dataset = Dataset.open(url)
+    if dataset.digest != facts.digest:
+        raise WrongData(
+            f"{url} has digest {dataset.digest[:12]}, the run was frozen with {facts.digest[:12]}: it is another data set, or was "
+            "packed anew; point data.train and data.val at the original"
+        )
+    return dataset
 
 
 def recipe(frozen: Frozen) -> Recipe:
@@ -46,13 +59,14 @@ def training_loader(
         threads=frozen.spec.data.threads,
         bad_share=frozen.spec.data.bad_share,
         on_bad=lambda facts: events.note("bad sample", **facts),
+        pin=place.device.type == "cuda",
     )
 
 
 def evaluation_batches(
-    frozen: Frozen, dataset: Dataset, place: Place
+    frozen: Frozen, dataset: Dataset, place: Place, on_bad: Callable[[dict[str, Any]], None] | None = None
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """This rank's part of the validation set, in batches of one shape."""
+    """This rank's part of the validation set, in batches of one shape. What does not decode is left out and told to `on_bad`."""
     yield from EvalLoader(
         dataset,
         recipe(frozen),
@@ -60,4 +74,6 @@ def evaluation_batches(
         world=place.world,
         micro_batch=frozen.spec.train.micro_batch,
         threads=frozen.spec.data.threads,
+        bad_share=frozen.spec.data.bad_share,
+        on_bad=on_bad,
     )

@@ -25,6 +25,7 @@ from mixer_model.draws import keep_masks, mixup_lambda
 from mixer_model.losses import LOSSES
 from mixer_model.mixer import Block, Mixer
 from mixer_model.param_groups import param_groups
+from orchestrator.errors import UserError
 from orchestrator.spec import Spec
 from orchestrator.training import fragments
 
@@ -38,14 +39,17 @@ class Place:
     device: torch.device
 
 
-def join(timeout_s: float = 1800.0) -> Place:
-    """Join the process group of this attempt: gloo on CPU, NCCL on GPUs. Uses the group that Ray Train made, if there is one."""
+def join(*, gpus: int = 0, timeout_s: float = 1800.0) -> Place:
+    """Join the process group of this attempt: gloo on CPU, NCCL on GPUs. Uses the group that Ray Train made, if there is one.
+
+    UserError when a GPU is asked for and none is in sight.
+    """
+    if gpus and not torch.cuda.is_available():
+        raise UserError(
+            "workers.gpus is 1 and this worker sees no GPU; set it to 0, or mend that machine's driver"
+        )
     local = int(os.environ.get("LOCAL_RANK", "0"))
-    device = (
-        torch.device("cuda", local % torch.cuda.device_count())
-        if torch.cuda.is_available()
-        else torch.device("cpu")
-    )
+    device = torch.device("cuda", local % torch.cuda.device_count()) if gpus else torch.device("cpu")
     deepspeed = _deepspeed(device)
     backend = "nccl" if device.type == "cuda" else "gloo"
     if device.type == "cuda":
@@ -56,6 +60,21 @@ def join(timeout_s: float = 1800.0) -> Place:
         dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
     deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
     return Place(dist.get_rank(), dist.get_world_size(), device)
+
+
+_PEAK_FLOPS = {
+    "H200": 989e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "L4": 121e12,
+}  # dense bf16, from data sheets
+
+
+def peak_flops(device: torch.device) -> float | None:
+    """Dense bf16 FLOP/s that the device's maker states; None where it is not known, as for any CPU."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    return next((flops for key, flops in _PEAK_FLOPS.items() if key in name), None)
 
 
 def _deepspeed(device: torch.device) -> Any:

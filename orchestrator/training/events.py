@@ -10,12 +10,13 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
 from data_pipeline.storage import Store
 
-FLUSH_EVERY_S = 30.0
+FLUSH_EVERY_S, _READERS = 30.0, 16
 
 
 class Events:
@@ -78,7 +79,9 @@ class Events:
 def read_events(store: Store, attempt: int | None = None) -> Iterator[dict[str, Any]]:
     """Every event, with its `attempt` and `rank`; of one attempt, or of all in order of attempt, rank and time."""
     prefix = "events/" if attempt is None else f"events/{attempt:010d}-"
-    for info in store.list(prefix):
-        number, rank, _part = info.key.removeprefix("events/").removesuffix(".jsonl").split("-")
-        for line in store.get(info.key).decode().splitlines():
-            yield {**json.loads(line), "attempt": int(number), "rank": int(rank)}
+    keys = [info.key for info in store.list(prefix)]
+    with ThreadPoolExecutor(_READERS, thread_name_prefix="events") as pool:
+        for key, part in zip(keys, pool.map(store.get, keys), strict=True):
+            number, rank, _part = key.removeprefix("events/").removesuffix(".jsonl").split("-")
+            for line in part.decode().splitlines():
+                yield {**json.loads(line), "attempt": int(number), "rank": int(rank)}

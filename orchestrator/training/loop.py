@@ -6,6 +6,7 @@ agreed by the one all-reduce that ends a step.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ import torch
 
 from data_pipeline.loader import Batch, Loader
 from orchestrator.digests import slot_digest
+from orchestrator.errors import Diverged
 from orchestrator.frozen import Frozen
 from orchestrator.training.contact import Contact
 from orchestrator.training.engine import Engine
@@ -77,6 +79,12 @@ def one_step(task: Task) -> tuple[bool, bool]:
             task.events.note("span", name="compile", start=arrived)
     norm = engine.step(rate)
     total, leave, save_asked = engine.agree([float(losses), *_orders(task)])
+    if not math.isfinite(total) or not math.isfinite(
+        norm or 0.0
+    ):  # the same on all ranks, before anything is saved
+        raise Diverged(
+            f"step {task.step + 1}: loss {total / engine.slots}, gradient norm {norm}; lower the rate or clip harder"
+        )
     task.step += 1
     task.position += task.frozen.spec.train.global_batch
     _note(task, batch, start=start, wait=arrived - start, loss=total / engine.slots, norm=norm, lr=rate)

@@ -11,7 +11,7 @@ import torch
 from data_pipeline.storage import Store
 from orchestrator import checkpoints
 from orchestrator.checkpoints import Float32, Manifest, Want
-from orchestrator.errors import DamagedCheckpoint
+from orchestrator.errors import UserError
 from orchestrator.training.engine import Engine
 
 
@@ -19,7 +19,9 @@ def restore(engine: Engine, store: Store, path: str, sha256: str | None = None) 
     """Load the checkpoint at `path` into `engine`. Collective. DamagedCheckpoint when its bytes are not what was saved."""
     manifest = checkpoints.load_manifest(store, path, sha256)
     if manifest.params != engine.shapes:
-        raise DamagedCheckpoint(f"{path}: its parameters are not this model's; it belongs to another run")
+        raise UserError(
+            f"{path}: its parameters are not those of this model; use the version of mixer that began the run"
+        )
     views = [
         (Want(fragment.param, kind, fragment.start, fragment.length), view)
         for fragment in engine.to_fill()

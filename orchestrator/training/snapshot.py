@@ -12,20 +12,27 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
-from data_pipeline.storage import Store
+from data_pipeline.storage import Store, StoreError
 from orchestrator.checkpoints import Manifest, Slice, folder, rank_file, receipt
+from orchestrator.errors import MixerError
+from orchestrator.redact import redact
 from orchestrator.training.events import Events
 from orchestrator.training.fragments import Fragment
 
 SLICE_ELEMENTS = 1 << 20  # 4 MB: the unit that a checksum covers and that a reader fetches
 RECEIPT_TIMEOUT_S = 1800.0
 Copy = tuple[str, str, int, npt.NDArray[np.float32]]  # parameter, kind, start, values
+
+
+class ReceiptMissing(MixerError):
+    """A rank has not written its part of a save."""
 
 
 class Saver:
@@ -49,7 +56,13 @@ class Saver:
 
     def save(self, owned: list[Fragment], *, step: int, position: int, state: dict[str, Any]) -> None:
         """Copy `owned` and return; the rest happens behind. Waits for the save before, and raises its error."""
-        self.wait()
+        try:
+            self.wait()
+        except (
+            StoreError,
+            ReceiptMissing,
+        ) as error:  # the state in memory is whole: what counts is that this save succeeds
+            self._events.note("save failed", step=self.last_step, error=redact(str(error))[:500])
         with self._events.span("copy"):
             copies = list(_copies(owned))
         self.last_step = step
@@ -80,6 +93,11 @@ class Saver:
                     self._write_manifest(path, step, position, state)
         except BaseException as error:
             self._error = error
+            with suppress(StoreError):  # so that rank 0 does not wait for what will not come
+                self._store.put(
+                    f"{folder(step, self._attempt)}/{receipt(self._rank)}",
+                    json.dumps({"failed": True}).encode(),
+                )
 
     def _write_file(self, path: str, copies: list[Copy]) -> dict[str, Any]:
         name = rank_file(self._rank)
@@ -122,12 +140,14 @@ class Saver:
         key, deadline, pause = f"{path}/{receipt(rank)}", time.monotonic() + RECEIPT_TIMEOUT_S, 0.02
         while self._store.head(key) is None:
             if time.monotonic() > deadline:
-                raise TimeoutError(
+                raise ReceiptMissing(
                     f"{key} did not appear in {RECEIPT_TIMEOUT_S:.0f} s; its rank has not written its part"
                 )
             time.sleep(pause)
             pause = min(0.5, pause * 1.5)
         facts: dict[str, Any] = json.loads(self._store.get(key))
+        if "failed" in facts:
+            raise ReceiptMissing(f"rank {rank} could not write its part of {path}; its own notes say why")
         return facts
 
 

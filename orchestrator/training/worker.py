@@ -9,10 +9,14 @@ from __future__ import annotations
 import os
 import socket
 import time
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
-from orchestrator.errors import PeerLost, WrongData
-from orchestrator.frozen import DataFacts, Frozen
+from data_pipeline.storage import StoreError
+from orchestrator.errors import PeerLost
+from orchestrator.frozen import Frozen
+from orchestrator.redact import redact
 from orchestrator.run_store import Run
 from orchestrator.training.events import Events
 
@@ -41,12 +45,13 @@ def main(config: dict[str, Any]) -> str:
     try:
         return _work(config, run, frozen, events, started)
     except Exception as error:
-        events.note("error", error=f"{type(error).__name__}: {error}"[:2000])
+        events.note("error", error=redact(f"{type(error).__name__}: {error}")[:2000])
         if isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in _PEER_SIGNS):
             raise PeerLost(f"rank {rank} lost its peers: {str(error).splitlines()[0][:200]}") from error
         raise
     finally:
-        events.close()
+        with suppress(StoreError):  # what went wrong before matters more; a save has flushed what it covers
+            events.close()
 
 
 def _work(config: dict[str, Any], run: Run, frozen: Frozen, events: Events, started: float) -> str:
@@ -55,16 +60,16 @@ def _work(config: dict[str, Any], run: Run, frozen: Frozen, events: Events, star
     import torch
 
     torch.set_num_threads(max(1, int(spec.workers.cpus)))
-    from data_pipeline.index import Dataset
     from orchestrator.training.contact import Contact
-    from orchestrator.training.data import evaluation_batches, training_loader
-    from orchestrator.training.engine import Engine, join
+    from orchestrator.training.data import evaluation_batches, open_dataset, training_loader
+    from orchestrator.training.engine import Engine, join, peak_flops
     from orchestrator.training.evaluate import evaluate
     from orchestrator.training.loop import Task, train
     from orchestrator.training.restore import restore
     from orchestrator.training.snapshot import Saver
 
-    place = join()
+    place = join(gpus=spec.workers.gpus)
+    events.note("device", device=str(place.device), peak_flops=peak_flops(place.device))
     events.note("span", name="import", start=started)
     with events.span("engine"):
         engine = Engine(spec, place)
@@ -74,8 +79,8 @@ def _work(config: dict[str, Any], run: Run, frozen: Frozen, events: Events, star
             manifest = restore(engine, run.store, **config["checkpoint"])
         step, position = manifest.step, manifest.position
     with events.span("data"):
-        dataset = _open(Dataset, spec.data.train, frozen.train)
-        val = _open(Dataset, spec.data.val, frozen.val) if spec.data.val and frozen.val else None
+        dataset = open_dataset(spec.data.train, frozen.train)
+        val = open_dataset(spec.data.val, frozen.val) if spec.data.val and frozen.val else None
         loader = training_loader(frozen, dataset, place, position=position, events=events)
     contact = Contact(run.store, config["attempt"]) if place.rank == 0 else None
     if contact:
@@ -88,7 +93,8 @@ def _work(config: dict[str, Any], run: Run, frozen: Frozen, events: Events, star
 
     def evaluation() -> dict[str, Any]:
         assert val is not None
-        return evaluate(engine, evaluation_batches(frozen, val, place))
+        told = partial(events.note, "bad sample", set="val")
+        return evaluate(engine, evaluation_batches(frozen, val, place, lambda facts: told(**facts)))
 
     task = Task(frozen, engine, loader, saver, events, contact, evaluation if val else None, step, position)
     try:
@@ -102,13 +108,3 @@ def _work(config: dict[str, Any], run: Run, frozen: Frozen, events: Events, star
         return outcome
     finally:
         loader.close()
-
-
-def _open(dataset_class: Any, url: str, facts: DataFacts) -> Any:
-    dataset = dataset_class.open(url)
-    if dataset.digest != facts.digest:
-        raise WrongData(
-            f"{url} has digest {dataset.digest[:12]}, the run was frozen with {facts.digest[:12]}: it is another data set, or was "
-            "packed anew; point data.train and data.val at the original"
-        )
-    return dataset

@@ -28,12 +28,14 @@ FAILED = Outcome("failed", "rank 0: ValueError: x", step=7)
         ({"leaving": "SIGTERM"}, Leave("SIGTERM")),
         ({"last": Outcome("stopped", "mixer stop")}, Leave("mixer stop")),
         ({"last": Outcome("stopped", "resize: 2 -> 4 workers")}, Start(4, "")),
-        ({"last": Outcome("refused", "wrong data")}, GiveUp("wrong data")),
+        ({"last": Outcome("refused", "wrong data")}, GiveUp("wrong data", 2)),
+        ({"last": Outcome("damaged", "bits"), "bereft": True}, GiveUp("")),
         ({"last": DIED}, Start(4, "")),
         ({"last": DIED, "before": DIED}, Start(4, "")),  # a process may be killed twice at one step
         ({"last": FAILED}, Start(4, "")),
         ({"last": FAILED, "before": FAILED}, GiveUp("")),  # code that fails twice alike will fail again
-        ({"last": FAILED, "before": replace(FAILED, step=9)}, Start(4, "")),
+        ({"last": FAILED, "before": replace(FAILED, step=9)}, GiveUp("")),  # steps are known to a second only
+        ({"last": FAILED, "before": replace(FAILED, cause="rank 1: OSError: y")}, Start(4, "")),
         ({"last": DIED, "budget": Budget(5, 5, 0, None)}, Start(4, "")),
         ({"last": DIED, "budget": Budget(6, 5, 0, None)}, GiveUp("")),
         ({"last": Outcome("lost"), "budget": Budget(0, 5, 99, None)}, Start(4, "")),

@@ -1,0 +1,253 @@
+"""The commands a user types, on a real Ray cluster with token authentication and a real S3 server."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clusters import local
+from clusters.object_store import ObjectStore
+from tests.runs import make_small, wait_for
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(280)]
+ROOT = Path(__file__).resolve().parents[2]
+CLUSTER = "test-runs"
+
+
+@dataclass
+class Desk:
+    """A shell of a user: the environment with credentials, a spec, a store."""
+
+    env: dict[str, str]
+    spec: str
+    store: str
+
+    def start(self, *args: str, cwd: Path = ROOT) -> subprocess.Popen[str]:
+        command = [sys.executable, "-W", "ignore", "-m", "orchestrator", *args]
+        return subprocess.Popen(
+            command,
+            env=self.env,
+            cwd=cwd,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def mixer(self, *args: str, code: int = 0, timeout: float = 200) -> str:
+        process = self.start(*args)
+        out, _ = process.communicate(timeout=timeout)
+        assert process.returncode == code, (
+            f"mixer {' '.join(args)} gave {process.returncode}, not {code}:\n{out}"
+        )
+        return out
+
+    def status(self, run: str) -> dict[str, Any]:
+        return json.loads(self.mixer("status", run, "--store", self.store, "--json"))  # type: ignore[no-any-return]
+
+    def log(self, run: str) -> list[dict[str, Any]]:
+        """The run's log, read as it lies in the bucket."""
+        from orchestrator.run_log import RunLog
+        from orchestrator.run_store import Run
+
+        entries = RunLog(Run(f"{self.store}/runs/{run}").store, "reader").refresh()
+        return [{"kind": entry.kind, "n": entry.n, **entry.facts} for entry in entries]
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory, rclone_store: ObjectStore, digits: str) -> Iterator[Desk]:
+    """A cluster of a head with one CPU and two more nodes of one CPU; its machines have the credentials."""
+    folder = tmp_path_factory.mktemp("desk")
+    before = {key: os.environ.get(key) for key in rclone_store.env}
+    os.environ.update(rclone_store.env)
+    store = rclone_store.bucket("test-ray")
+    make_small(folder, digits)
+    try:
+        with local.running(nodes=2, cpus=1, name=CLUSTER, env=rclone_store.env):
+            env = {**os.environ, **rclone_store.env, **local.env_for(CLUSTER), "XDG_CONFIG_HOME": str(folder)}
+            yield Desk(env, str(folder / "small.yaml"), store)
+    finally:
+        for key, value in before.items():
+            if value is None:
+                os.environ.pop(key, None)
+            else:
+                os.environ[key] = value
+
+
+def test_submit_look_scale_stop_resume_from_any_machine(desk: Desk, rclone_store: ObjectStore) -> None:
+    submitted = desk.mixer(
+        "submit",
+        desk.spec,
+        "--store",
+        desk.store,
+        "--name",
+        "sub",
+        "--set",
+        "train.steps=300",
+        "--set",
+        "workers.max=1",
+        "--json",
+    )
+    facts = json.loads(submitted[submitted.index("{") :])
+    assert facts["run"] == "sub"
+    wait_for(lambda: desk.status("sub")["step"] > 0, timeout=90, every=1)
+    refused = desk.mixer("submit", "sub", "--store", desk.store, code=2)
+    assert "is led by" in refused
+    assert "--take-over" in refused
+    desk.mixer("scale", "sub", "2:2", "--store", desk.store)
+    wait_for(lambda: desk.status("sub")["world_size"] == 2, timeout=60, every=1)
+    said = desk.mixer("stop", "sub", "--store", desk.store)
+    assert re.search(r"stopped at step \d+", said)
+    status = desk.status("sub")
+    assert status["state"] == "stopped"
+    assert 0 < status["step"] < 300
+    assert "sub" in desk.mixer("ls", "--store", desk.store)
+    assert "not there" not in desk.mixer("logs", "sub", "--store", desk.store)
+    desk.mixer("submit", "sub", "--store", desk.store, "--set", "workers.max=2")
+    assert desk.status("sub")["state"] in ("submitted", "running")
+    desk.mixer("logs", "sub", "-f", "--store", desk.store, timeout=120)
+    status = desk.status("sub")
+    assert (status["state"], status["step"], status["last_checkpoint"][:21]) == (
+        "finished",
+        300,
+        "checkpoints/000000030",
+    )
+    assert sum(status["ledger"].values()) == pytest.approx(status["wall_s"], rel=0.02)
+    assert [e for e in desk.log("sub") if e["kind"] == "request" and e["asks"] == "scale"]
+    _no_secret_in(desk.store, rclone_store)
+    job = json.dumps(_job_details(desk, facts["job"]))
+    assert rclone_store.secret_key not in job
+    assert rclone_store.access_key not in job
+
+
+def _job_details(desk: Desk, job: str) -> Any:
+    probe = (
+        "import json, sys; from ray.job_submission import JobSubmissionClient as C; import os\n"
+        "t = open(os.environ['RAY_AUTH_TOKEN_PATH']).read().strip()\n"
+        "c = C(os.environ['RAY_API_SERVER_ADDRESS'], headers={'Authorization': 'Bearer ' + t})\n"
+        "print(json.dumps([str(c.get_job_info(sys.argv[1])), c.get_job_logs(sys.argv[1])]))"
+    )
+    out = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", probe, job],
+        env=desk.env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    return json.loads(out.stdout.splitlines()[-1])
+
+
+def _no_secret_in(store: str, server: ObjectStore) -> None:
+    from data_pipeline.storage import open_store
+
+    bucket = open_store(store)
+    for info in bucket.list():
+        if info.key.endswith((".json", ".jsonl", ".yaml")):
+            text = bucket.get(info.key).decode()
+            assert server.secret_key not in text, info.key
+            assert server.access_key not in text, info.key
+
+
+def test_a_node_that_loses_power_costs_a_worker_not_the_run(desk: Desk) -> None:
+    """Two workers on three nodes; one worker's node dies; the run goes on with what is left, and then with what joins."""
+    process = desk.start(
+        "train",
+        desk.spec,
+        "--store",
+        desk.store,
+        "--name",
+        "power",
+        "--set",
+        "train.steps=400",
+        "--set",
+        "workers.max=2",
+    )
+    try:
+        wait_for(lambda: _has_step(desk, "power", 20), timeout=90, every=0.5)
+        local.cut_power(CLUSTER, 1)
+        wait_for(lambda: _starts(desk, "power") >= 2, timeout=90, every=0.5)
+        out, _ = process.communicate(timeout=150)
+    finally:
+        _end(process)
+    local.add_node(CLUSTER, cpus=1, env={key: desk.env[key] for key in desk.env if key.startswith("AWS_")})
+    assert process.returncode == 0, out
+    ended = [entry for entry in desk.log("power") if entry["kind"] == "attempt ended"]
+    assert ended[0]["outcome"] == "lost", ended
+    started = [entry for entry in desk.log("power") if entry["kind"] == "attempt started"]
+    assert [entry["world"] for entry in started] == [2, 1]
+    assert started[1]["step"] >= 10
+    assert desk.status("power")["state"] == "finished"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_save_and_leave_with_3(desk: Desk, number: signal.Signals) -> None:
+    name = f"sig{number.value}"
+    process = desk.start(
+        "train", desk.spec, "--store", desk.store, "--name", name, "--set", "train.steps=200"
+    )
+    try:
+        wait_for(lambda: _has_step(desk, name, 5), timeout=90, every=0.3)
+        process.send_signal(number)
+        out, _ = process.communicate(timeout=60)
+    finally:
+        _end(process)
+    assert process.returncode == 3, out
+    status = desk.status(name)
+    assert status["state"] == "stopped"
+    assert status["last_checkpoint"].startswith(f"checkpoints/{status['step']:010d}-")
+    if number == signal.SIGTERM:
+        desk.mixer("train", name, "--store", desk.store)
+        assert desk.status(name)["state"] == "finished"
+
+
+def test_a_driver_that_is_killed_leaves_a_run_that_resumes_at_once(desk: Desk) -> None:
+    process = desk.start(
+        "train", desk.spec, "--store", desk.store, "--name", "gone", "--set", "train.steps=120"
+    )
+    try:
+        wait_for(
+            lambda: [e for e in desk.log("gone") if e["kind"] == "checkpoint committed"],
+            timeout=90,
+            every=0.3,
+        )
+    finally:
+        _end(process)
+    assert desk.status("gone")["state"] == "abandoned"
+    began = time.time()
+    desk.mixer("train", "gone", "--store", desk.store)
+    status = desk.status("gone")
+    assert status["state"] == "finished"
+    assert status["ledger"]["nobody"] > 0
+    assert sum(status["ledger"].values()) == pytest.approx(status["wall_s"], rel=0.02)
+    assert status["wall_s"] > time.time() - began - 30
+
+
+def _has_step(desk: Desk, run: str, step: int) -> bool:
+    from orchestrator.run_store import Run
+    from orchestrator.watch import newest_progress
+
+    return bool(newest_progress(Run(f"{desk.store}/runs/{run}")).get("step", 0) >= step)
+
+
+def _starts(desk: Desk, run: str) -> int:
+    return sum(entry["kind"] == "attempt started" for entry in desk.log(run))
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    if process.poll() is None:
+        process.kill()
+    process.wait(timeout=20)
+    if process.stdout:
+        process.stdout.close()

@@ -1,0 +1,128 @@
+"""Workers that kill themselves at a chosen moment of a save, slow workers, and workers that never outlive their launcher.
+
+What to do comes in the environment (`Moment.env`, `slow`), since a gang's ranks are processes of their own. Only the first attempt of
+a run, the one that starts from no checkpoint, kills itself.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from data_pipeline import storage_s3
+from data_pipeline.storage import Bytes, Store
+from orchestrator.checkpoints import folder, rank_file, receipt
+from orchestrator.run_store import Run
+from orchestrator.training import worker
+from tests.runs import wait_for
+
+_PR_SET_PDEATHSIG = 1
+_MOMENT, _SLOW = "MIXER_TEST_KILL", "MIXER_TEST_SLOW"
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Kill `rank` in the save of `step`, at: before file, in file, before receipt, before manifest, after manifest."""
+
+    at: str
+    rank: int
+    step: int = 20
+    before: int = 10  # the save before, which is whole when it happens
+
+    @property
+    def env(self) -> dict[str, str]:
+        return {_MOMENT: json.dumps(asdict(self))}
+
+
+def slow(seconds: float) -> dict[str, str]:
+    """The environment of workers that take `seconds` longer for a step."""
+    return {_SLOW: str(seconds)}
+
+
+def main(config: dict[str, Any]) -> str:
+    """The main of a rank: the product's, and what the environment asks for."""
+    die_with_parent()
+    if pause := float(os.environ.get(_SLOW, 0)):
+        _slow_steps(pause)
+    text = os.environ.get(_MOMENT)
+    moment = Moment(**json.loads(text)) if text else None
+    if moment and moment.rank == int(os.environ["RANK"]) and config["checkpoint"] is None:
+        storage_s3.PART_BYTES = 1 << 14  # so that a small file too goes up in parts
+
+        class KillingRun(Run):
+            def __init__(self, url: str) -> None:
+                super().__init__(url)
+                self.store: Any = KillingStore(self.store, moment, config["attempt"])
+
+        vars(worker)["Run"] = KillingRun
+    return worker.main(config)
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when the server that forked it is gone, and with it the driver."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _slow_steps(seconds: float) -> None:
+    from orchestrator.training import loop
+
+    one_step = loop.one_step
+
+    def slowly(task: loop.Task) -> tuple[bool, bool]:
+        time.sleep(seconds)
+        return one_step(task)
+
+    vars(loop)["one_step"] = slowly
+
+
+class KillingStore:
+    """A store whose process ends, without a last word, at the moment."""
+
+    def __init__(self, store: Store, moment: Moment, attempt: int) -> None:
+        self._store, self._moment = store, moment
+        path = folder(moment.step, attempt)
+        self._file = f"{path}/{rank_file(moment.rank)}"
+        self._receipt, self._manifest = f"{path}/{receipt(moment.rank)}", f"{path}/manifest.json"
+        self._whole = f"{folder(moment.before, attempt)}/manifest.json"
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def put_stream(self, key: str, size: int, chunks: Iterator[Bytes]) -> None:
+        if key == self._file:
+            self._reach("before file")
+            chunks = self._half(size, chunks)
+        self._store.put_stream(key, size, chunks)
+
+    def put(self, key: str, data: Bytes) -> None:
+        if key == self._receipt:
+            self._reach("before receipt")
+        self._store.put(key, data)
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        if key == self._manifest:
+            self._reach("before manifest")
+        done = self._store.put_if_absent(key, data)
+        if key == self._manifest:
+            self._reach("after manifest")
+        return done
+
+    def _half(self, size: int, chunks: Iterator[Bytes]) -> Iterator[Bytes]:
+        sent = 0
+        for chunk in chunks:
+            if 2 * sent > size:
+                time.sleep(0.2)  # parts that fly arrive
+                self._reach("in file")
+            sent += memoryview(chunk).nbytes
+            yield chunk
+
+    def _reach(self, at: str) -> None:
+        if at == self._moment.at:
+            wait_for(lambda: self._store.head(self._whole))
+            os.kill(os.getpid(), signal.SIGKILL)
