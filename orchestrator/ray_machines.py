@@ -26,7 +26,8 @@ class RayMachines:
         return set(capacity.living_nodes())
 
     def attempt(self, name: str, world: int, workers: Workers, config: dict[str, Any]) -> Attempt:
-        """An attempt, not started."""
+        """An attempt, not started. None of the ones before it may be working."""
+        capacity.free_leftovers()
         return Attempt(name, world, workers, config)
 
     def release(self) -> None:

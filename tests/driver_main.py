@@ -26,7 +26,7 @@ def main() -> int:
     parser.add_argument("--take-over", action="store_true")
     parser.add_argument("--die", choices=("before commit", "after delete"))
     parser.add_argument("overrides", nargs="*")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     if args.die:
         RunLog.append = _dying(args.die)  # type: ignore[method-assign]
     try:

@@ -1,4 +1,4 @@
-"""Workers that kill themselves at a chosen moment of a save, slow workers, and workers that never outlive their launcher.
+"""Workers that kill themselves at a chosen moment of a save, slow workers, and workers that do not outlive their driver.
 
 What to do comes in the environment (`Moment.env`, `slow`), since a gang's ranks are processes of their own. Only the first attempt of
 a run, the one that starts from no checkpoint, kills itself.
@@ -6,13 +6,15 @@ a run, the one that starts from no checkpoint, kills itself.
 
 from __future__ import annotations
 
-import ctypes
 import json
+import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from multiprocessing import connection
 from typing import Any
 
 from data_pipeline import storage_s3
@@ -22,7 +24,6 @@ from orchestrator.run_store import Run
 from orchestrator.training import worker
 from tests.runs import wait_for
 
-_PR_SET_PDEATHSIG = 1
 _MOMENT, _SLOW = "MIXER_TEST_KILL", "MIXER_TEST_SLOW"
 
 
@@ -47,13 +48,12 @@ def slow(seconds: float) -> dict[str, str]:
 
 def main(config: dict[str, Any]) -> str:
     """The main of a rank: the product's, and what the environment asks for."""
-    die_with_parent()
+    die_with_driver()
     if pause := float(os.environ.get(_SLOW, 0)):
         _slow_steps(pause)
     text = os.environ.get(_MOMENT)
     moment = Moment(**json.loads(text)) if text else None
     if moment and moment.rank == int(os.environ["RANK"]) and config["checkpoint"] is None:
-        storage_s3.PART_BYTES = 1 << 14  # so that a small file too goes up in parts
 
         class KillingRun(Run):
             def __init__(self, url: str) -> None:
@@ -64,9 +64,16 @@ def main(config: dict[str, Any]) -> str:
     return worker.main(config)
 
 
-def die_with_parent() -> None:
-    """Have the kernel kill this process when the server that forked it is gone, and with it the driver."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+def die_with_driver() -> None:
+    """Kill this process when the one that asked for it, the driver, is gone: as a cluster does."""
+    driver = multiprocessing.parent_process()
+    assert driver is not None
+
+    def watch() -> None:
+        connection.wait([driver.sentinel])
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, name="driver", daemon=True).start()
 
 
 def _slow_steps(seconds: float) -> None:
@@ -97,7 +104,9 @@ class KillingStore:
     def put_stream(self, key: str, size: int, chunks: Iterator[Bytes]) -> None:
         if key == self._file:
             self._reach("before file")
+        if key == self._file and self._moment.at == "in file":
             chunks = self._half(size, chunks)
+            storage_s3.PART_BYTES = 1 << 14  # so that this small file goes up in parts
         self._store.put_stream(key, size, chunks)
 
     def put(self, key: str, data: Bytes) -> None:

@@ -54,8 +54,8 @@ def check_log(book: Book) -> None:
 
 
 def _attempt(entries: list[Entry]) -> int:
-    """The attempt that works, which must not have ended."""
-    marks = [entry for entry in entries if entry.kind in ("taken over", "attempt started", "attempt ended")]
+    """The newest attempt, which must not have ended."""
+    marks = [entry for entry in entries if entry.kind in ("attempt started", "attempt ended")]
     assert marks[-1].kind == "attempt started"
     return marks[-1].n
 

@@ -100,3 +100,28 @@ def kill_when(step: int, rank: int = 1) -> Callable[[Run, GangMachines], None]:
         gang.ranks[rank][0].kill()
 
     return during
+
+
+def break_images(url: Path, samples: set[int]) -> set[int]:
+    """Overwrite the images of `samples` in the shards at `url` with bytes that no decoder takes, then index anew; `samples`."""
+    import io
+    import tarfile
+
+    from data_pipeline.index import Dataset, build_index
+
+    dataset = Dataset.open(str(url))
+    for sample in samples:
+        span = dataset.spans(sample, 1)[0]
+        path = url / dataset.shards[span.shard].name
+        raw = bytearray(path.read_bytes())
+        start, length = int(span.offsets[0]), int(span.lengths[0])
+        with tarfile.open(fileobj=io.BytesIO(bytes(raw[start : start + length]))) as tar:
+            member = next(item for item in tar.getmembers() if item.name.endswith(".png"))
+        at = start + member.offset_data
+        raw[at : at + member.size] = b"\0" * member.size
+        path.write_bytes(raw)
+    for index in url.glob("*.idx"):
+        index.unlink()
+    (url / "index.json").unlink()
+    build_index(str(url))
+    return samples

@@ -234,6 +234,29 @@ def test_a_driver_that_is_killed_leaves_a_run_that_resumes_at_once(desk: Desk) -
     assert status["wall_s"] > time.time() - began - 30
 
 
+LEFTOVER = """
+import ray
+from clusters import capacity
+capacity.connect()
+group = ray.util.placement_group([{"CPU": 1.0}])
+assert group.wait(30)
+print("FREED", capacity.free_leftovers(), capacity.free_leftovers())
+"""
+
+
+def test_room_that_a_dead_attempt_still_holds_is_given_back(desk: Desk) -> None:
+    out = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", LEFTOVER],
+        env=desk.env,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+    assert "FREED 1 0" in out.stdout, out.stdout + out.stderr
+
+
 def _has_step(desk: Desk, run: str, step: int) -> bool:
     from orchestrator.run_store import Run
     from orchestrator.watch import newest_progress
