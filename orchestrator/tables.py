@@ -23,7 +23,7 @@ def status_table(facts: dict[str, Any]) -> Table:
     table.add_row("workers", f"{facts['world_size']}, attempt {facts['attempts']} (log {facts['attempt']})")
     table.add_row("last checkpoint", str(facts["last_checkpoint"]))
     table.add_row("loss", _number(facts["loss"], ".4f"))
-    table.add_row("images/s", _number(facts["images_per_s"], ".0f"))
+    table.add_row("images/s", _number(facts["images_per_s"], ".3g"))
     if facts["mfu"] is not None:
         table.add_row("MFU", f"{facts['mfu']:.1%}")
     if facts["evaluation"]:

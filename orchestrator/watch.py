@@ -29,7 +29,7 @@ def progress_text(seen: dict[str, Any]) -> str:
     if "loss" in seen:
         parts.append(f"loss {seen['loss']:.4f}")
     if "images_per_s" in seen:
-        parts.append(f"{seen['images_per_s']:.0f} images/s")
+        parts.append(f"{seen['images_per_s']:.3g} images/s")
     if "world_size" in seen:
         parts.append(f"{seen['world_size']} workers")
     return "  ".join(parts)

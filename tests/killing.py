@@ -1,7 +1,6 @@
 """Workers that kill themselves at a chosen moment of a save, slow workers, and workers that do not outlive their driver.
 
-What to do comes in the environment (`Moment.env`, `slow`), since a gang's ranks are processes of their own. Only the first attempt of
-a run, the one that starts from no checkpoint, kills itself.
+What to do comes in the environment (`moments`, `slow`), since a gang's ranks are processes of their own.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from orchestrator.run_store import Run
 from orchestrator.training import worker
 from tests.runs import wait_for
 
-_MOMENT, _SLOW = "MIXER_TEST_KILL", "MIXER_TEST_SLOW"
+_MOMENTS, _SLOW = "MIXER_TEST_KILLS", "MIXER_TEST_SLOW"
 
 
 @dataclass(frozen=True)
@@ -33,12 +32,18 @@ class Moment:
 
     at: str
     rank: int
-    step: int = 20
-    before: int = 10  # the save before, which is whole when it happens
+    step: int
+    before: int  # the save before, which is whole when it happens
 
     @property
-    def env(self) -> dict[str, str]:
-        return {_MOMENT: json.dumps(asdict(self))}
+    def origin(self) -> int:
+        """The newest step that is whole after it."""
+        return self.step if self.at == "after manifest" else self.before
+
+
+def moments(*kills: Moment) -> dict[str, str]:
+    """The environment of workers whose first attempt ends at the first moment, the second at the second, and so on."""
+    return {_MOMENTS: json.dumps([asdict(moment) for moment in kills])}
 
 
 def slow(seconds: float) -> dict[str, str]:
@@ -51,17 +56,27 @@ def main(config: dict[str, Any]) -> str:
     die_with_driver()
     if pause := float(os.environ.get(_SLOW, 0)):
         _slow_steps(pause)
-    text = os.environ.get(_MOMENT)
-    moment = Moment(**json.loads(text)) if text else None
-    if moment and moment.rank == int(os.environ["RANK"]) and config["checkpoint"] is None:
-
-        class KillingRun(Run):
-            def __init__(self, url: str) -> None:
-                super().__init__(url)
-                self.store: Any = KillingStore(self.store, moment, config["attempt"])
-
-        vars(worker)["Run"] = KillingRun
+    moment = _moment(config)
+    if moment is not None and moment.rank == int(os.environ["RANK"]):
+        _arm(moment, config["attempt"])
     return worker.main(config)
+
+
+def _arm(moment: Moment, attempt: int) -> None:
+
+    class KillingRun(Run):
+        def __init__(self, url: str, **options: Any) -> None:
+            super().__init__(url, **options)
+            self.store: Any = KillingStore(self.store, moment, attempt)
+
+    vars(worker)["Run"] = KillingRun
+
+
+def _moment(config: dict[str, Any]) -> Moment | None:
+    """What is meant for this attempt."""
+    kills = json.loads(os.environ.get(_MOMENTS, "[]"))
+    before = [entry for entry in Run(config["run"]).log().entries if entry.kind == "attempt started"]
+    return Moment(**kills[len(before) - 1]) if len(before) <= len(kills) else None
 
 
 def die_with_driver() -> None:

@@ -108,7 +108,7 @@ class Driver:
         """The pids that the workers of the newest attempt noted."""
         self._require_alive()
         book = Book(self.run)
-        if book.attempt is None:
+        if book.attempt is None or f"/{self.process.pid}/" not in book.attempt.writer:
             return []
         notes = (event for event in book.events if event["attempt"] == book.attempt.n)
         return [event["pid"] for event in notes if event["kind"] == "worker"]

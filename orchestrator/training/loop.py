@@ -75,7 +75,7 @@ def one_step(task: Task) -> tuple[bool, bool]:
         ]  # a short worker repeats its last one, masked
         real = turn < len(batch.micro_batches)
         losses += engine.forward_backward(micro.images, micro.labels, int(micro.items[0]), real=real)
-        if turn == 0 and first_of_attempt:
+        if turn == 0 and first_of_attempt and task.frozen.spec.train.compile:
             task.events.note("span", name="compile", start=arrived)
     norm = engine.step(rate)
     total, leave, save_asked = engine.agree([float(losses), *_orders(task)])

@@ -17,17 +17,11 @@ from tests.runs import Small, make_small
 
 pytestmark = pytest.mark.timeout(150)
 
-SPEC = ("workers.min=2", "checkpoint.keep=2")
-MOMENTS = [
-    Moment("before file", rank=0),
-    Moment("before file", rank=1),
-    Moment("in file", rank=0),
-    Moment("in file", rank=1),
-    Moment("before receipt", rank=0),
-    Moment("before receipt", rank=1),
-    Moment("before manifest", rank=0),
-    Moment("after manifest", rank=0),
-]
+SPEC = ("workers.min=2", "checkpoint.keep=2", "train.steps=80")
+AT_RANK = {
+    0: ("before file", "in file", "before receipt", "before manifest", "after manifest"),
+    1: ("before file", "in file", "before receipt"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -38,51 +32,46 @@ def expected(tmp_path_factory: pytest.TempPathFactory, digits: str) -> list[floa
     return losses(book)
 
 
-def lead_torn(small: Small, moment: Moment) -> Book:
-    """A run whose first attempt is killed at `moment`, led to its end."""
-    code, book = small.lead("torn", *SPEC, fn=killing.main, env=moment.env)
+def lead_torn(small: Small, *kills: Moment) -> Book:
+    """A run with an attempt killed at each of these moments, led to its end; each began at what was whole then."""
+    code, book = small.lead("torn", *SPEC, fn=killing.main, env=killing.moments(*kills))
     assert code == 0
-    assert [e.facts["outcome"] for e in book.entries if e.kind == "attempt ended"] == ["died", "finished"]
+    outcomes = [entry.facts["outcome"] for entry in book.entries if entry.kind == "attempt ended"]
+    assert outcomes == ["died"] * len(kills) + ["finished"]
+    assert [entry.facts["step"] for entry in started(book)] == [0, *(moment.origin for moment in kills)]
     return book
 
 
-def origin(moment: Moment) -> int:
-    """The step from which the attempt after it starts."""
-    return moment.step if moment.at == "after manifest" else moment.before
+def one_after_another(rank: int, *at: str) -> list[Moment]:
+    """A moment in each save from the second on."""
+    return [Moment(name, rank, step=10 * n, before=10 * n - 10) for n, name in enumerate(at, start=2)]
 
 
-@pytest.mark.parametrize("moment", MOMENTS, ids=lambda moment: f"{moment.at}, rank {moment.rank}")
-def test_a_worker_killed_in_a_save(small: Small, expected: list[float], moment: Moment) -> None:
-    book = lead_torn(small, moment)
-    assert [entry.facts["step"] for entry in started(book)] == [0, origin(moment)]
-    check_finished(book, expected)
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_worker_killed_at_each_moment_of_a_save(small: Small, expected: list[float], rank: int) -> None:
+    check_finished(lead_torn(small, *one_after_another(rank, *AT_RANK[rank])), expected)
 
 
-@pytest.mark.parametrize("at", ["before manifest", "after manifest"])
 def test_the_driver_had_not_looked_yet(
-    small: Small, expected: list[float], at: str, monkeypatch: pytest.MonkeyPatch
+    small: Small, expected: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing stands in the log when the worker dies: what is whole is committed before the next attempt."""
     monkeypatch.setattr(supervisor, "TEND_EVERY_S", 60.0)
-    moment = Moment(at, rank=0)
-    book = lead_torn(small, moment)
-    kinds = [entry.kind for entry in book.entries]
-    saves = kinds[: kinds.index("attempt ended")].count("checkpoint committed")
-    assert saves == origin(moment) // 10
-    assert started(book)[1].facts["step"] == origin(moment)
+    book = lead_torn(small, *one_after_another(0, "before manifest", "after manifest"))
+    ended = next(entry for entry in book.entries if entry.kind == "attempt ended")
+    committed = [entry for entry in book.entries[: ended.n] if entry.kind == "checkpoint committed"]
+    assert [entry.facts["step"] for entry in committed] == [10]
+    assert committed[0].time > ended.time - 0.5
     check_finished(book, expected)
 
 
 @pytest.mark.rgw
-@pytest.mark.parametrize(
-    "moment", [Moment("in file", rank=1), Moment("after manifest", rank=0)], ids=lambda m: m.at
-)
 def test_a_worker_killed_in_a_save_to_ceph(
-    small: Small, rgw_bucket: BucketMaker, expected: list[float], moment: Moment
+    small: Small, rgw_bucket: BucketMaker, expected: list[float]
 ) -> None:
+    """In the middle of an upload in parts, and after the manifest."""
     small.store = rgw_bucket()
-    book = lead_torn(small, moment)
-    assert [entry.facts["step"] for entry in started(book)] == [0, origin(moment)]
+    book = lead_torn(small, Moment("in file", 1, 20, 10), Moment("after manifest", 0, 30, 20))
     check_finished(book, expected)
 
 
