@@ -1,0 +1,40 @@
+"""What comes out of a run: weights that timm loads, and an evaluation that agrees with the run's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mixer_model.interop import timm_arguments
+from mixer_model.mixer import to_input
+from orchestrator.weights import evaluate_run, export_run, load_network
+from tests.mixer_model.conftest import timm  # noqa: F401  (a fixture)
+from tests.runs import Small
+
+pytestmark = pytest.mark.timeout(120)
+
+
+def test_a_runs_weights_load_strictly_into_timm_and_give_the_same_logits(
+    small: Small,
+    tmp_path: Path,
+    timm: Any,  # noqa: F811
+) -> None:
+    code, book = small.lead("out", "train.steps=30", "workers.min=2")
+    assert code == 0
+    file = export_run(book.run, tmp_path / "out.safetensors")
+    model, _, step = load_network(book.run)
+    assert step == 30
+    theirs = timm.models.mlp_mixer.MlpMixer(**timm_arguments(model.config)).eval()
+    theirs.load_state_dict(load_file(file), strict=True)
+    images = to_input(
+        torch.randint(0, 256, (8, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    )
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(images), model(images), rtol=1e-5, atol=1e-5)
+    facts = evaluate_run(book.run)
+    assert facts["samples"] == 360
+    assert facts["accuracy"] == pytest.approx(book.status()["evaluation"]["accuracy"], abs=1 / 360)
