@@ -228,6 +228,7 @@ def train(
     ] = False,
 ) -> None:
     """Train in the foreground, here or on the cluster at RAY_ADDRESS. Starts or resumes."""
+    _check_spec(target, overrides)
     from orchestrator.launch import lead, resolve
     from orchestrator.watch import watching
 
@@ -236,6 +237,14 @@ def train(
     with watching(resolved.run, resolved.frozen.steps, out) as say:
         code = lead(resolved, take_over=take_over, say=say)
     raise typer.Exit(code)
+
+
+def _check_spec(target: str, overrides: list[str] | None) -> None:
+    """Say what is wrong with a spec before anything slower is loaded."""
+    from orchestrator.spec import load_spec
+
+    if Path(target).suffix in (".yaml", ".yml"):
+        load_spec(target, overrides or [])
 
 
 @app.command()
@@ -253,6 +262,7 @@ def submit(
     as_json: Json = False,
 ) -> None:
     """Train on a Ray cluster as a Ray job; the code travels along, this machine may go away. Prints the run's name."""
+    _check_spec(target, overrides)
     from orchestrator.submit import submit as run_submit
 
     facts = run_submit(

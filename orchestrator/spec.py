@@ -375,4 +375,8 @@ def _nearest(loc: Sequence[str]) -> str:
 def _describe(loc: Sequence[str]) -> str:
     section = _section(loc)
     field = section.model_fields.get(loc[-1]) if section else None
-    return (field.description if field else None) or "give it"
+    kind = field.annotation if field else None
+    said = field.description if field else None
+    return said or (
+        f"a section: {(kind.__doc__ or '').splitlines()[0]}" if _is_section(kind) and kind else "give it"
+    )
