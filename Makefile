@@ -44,7 +44,8 @@ format: setup
 	$(VENV)/bin/ruff format .
 
 bench: setup
-	@for bench in benchmarks/bench_*.py; do $(VENV)/bin/python $$bench || exit 1; done
+	@found=$$(ls benchmarks/bench_*.py 2>/dev/null); [ -n "$$found" ] || echo "no benchmarks yet"; \
+	for bench in $$found; do $(VENV)/bin/python $$bench || exit 1; done
 
 clean:
 	rm -rf $(VENV) mixer-demo build dist *.egg-info

@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,9 @@ def run_demo(folder: Path, *, keep: bool, as_json: bool) -> int:
     try:
         os.environ.update(server.env)
         os.environ.pop("RAY_ADDRESS", None)  # another cluster's machines could not reach this server
-        facts = _demo(server.bucket(f"mixer-demo-{time.time_ns() // 10**6}"), folder, console)
+        # Ray prints on stdout what its raylet says, and with --json nothing but JSON belongs there.
+        with redirect_stdout(sys.stderr) if as_json else nullcontext():
+            facts = _demo(server.bucket(f"mixer-demo-{time.time_ns() // 10**6}"), folder, console)
     finally:
         if not keep:
             server.stop()

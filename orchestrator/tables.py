@@ -6,6 +6,8 @@ from typing import Any
 
 from rich.table import Table
 
+from orchestrator.watch import rate_text
+
 MARK = {
     "productive": "green", "startup": "blue", "compile": "cyan", "data wait": "yellow", "save": "magenta",
     "evaluation": "bright_blue", "recovery": "red", "lost work": "bright_red", "shutdown": "white", "waiting": "bright_yellow",
@@ -23,7 +25,7 @@ def status_table(facts: dict[str, Any]) -> Table:
     table.add_row("workers", f"{facts['world_size']}, attempt {facts['attempts']} (log {facts['attempt']})")
     table.add_row("last checkpoint", str(facts["last_checkpoint"]))
     table.add_row("loss", _number(facts["loss"], ".4f"))
-    table.add_row("images/s", _number(facts["images_per_s"], ".3g"))
+    table.add_row("images/s", "-" if facts["images_per_s"] is None else rate_text(facts["images_per_s"]))
     if facts["mfu"] is not None:
         table.add_row("MFU", f"{facts['mfu']:.1%}")
     if facts["evaluation"]:

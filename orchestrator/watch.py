@@ -23,13 +23,18 @@ def newest_progress(run: Run) -> dict[str, Any]:
     return (run.read_json(newest) or {}) if newest else {}
 
 
+def rate_text(rate: float) -> str:
+    """A rate in as many digits as mean something: 1,090 or 774 or 0.046."""
+    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
+
+
 def progress_text(seen: dict[str, Any]) -> str:
     """`loss 1.2345  812 images/s  2 workers`, as far as known."""
     parts = []
     if "loss" in seen:
         parts.append(f"loss {seen['loss']:.4f}")
     if "images_per_s" in seen:
-        parts.append(f"{seen['images_per_s']:.3g} images/s")
+        parts.append(f"{rate_text(seen['images_per_s'])} images/s")
     if "world_size" in seen:
         parts.append(f"{seen['world_size']} workers")
     return "  ".join(parts)
