@@ -43,9 +43,10 @@ format: setup
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
+# Each writes benchmarks/results/*.json. The chaos schedules are run by hand, with a seed.
 bench: setup
-	@found=$$(ls benchmarks/bench_*.py 2>/dev/null); [ -n "$$found" ] || echo "no benchmarks yet"; \
-	for bench in $$found; do $(VENV)/bin/python $$bench || exit 1; done
+	@for file in $$(grep -l '^if __name__' benchmarks/*/*.py | grep -v '/chaos.py$$'); do \
+	module=$$(echo "$${file%.py}" | tr / .); echo "== $$module"; $(VENV)/bin/python -m "$$module" || exit 1; done
 
 clean:
 	rm -rf $(VENV) mixer-demo build dist *.egg-info

@@ -62,6 +62,50 @@ def living_nodes() -> dict[str, dict[str, float]]:
     return {node["NodeID"]: dict(node["Resources"]) for node in ray.nodes() if node["Alive"]}
 
 
+def draining_nodes() -> dict[str, float | None]:
+    """Deadlines (Unix seconds, None without one) by id of the living nodes that Ray drains: nothing new is placed there."""
+    import ray
+
+    ray.get_runtime_context()  # refuses when not connected
+    told = ray._private.state.state.get_draining_nodes()
+    return {node: at / 1000 if at else None for node, at in told.items()}
+
+
+def drain(node: str, *, deadline: float | None, cause: str) -> bool:
+    """Ask Ray to place nothing more on `node`, which goes at `deadline` (Unix seconds). Whether Ray agreed.
+
+    What runs there goes on running: leaving in time is the caller's.
+    """
+    import ray
+    from ray.core.generated import autoscaler_pb2
+
+    client = ray._private.worker.global_worker.gcs_client
+    preemption = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+    accepted, _why = client.drain_node(node, preemption, cause, int(deadline * 1000) if deadline else 0)
+    return bool(accepted)
+
+
+def ask_for(bundles: list[dict[str, float]]) -> None:
+    """Ask Ray's autoscaler, where there is one, for a cluster that can hold `bundles`; an empty list withdraws it."""
+    from ray.autoscaler.sdk import request_resources
+
+    request_resources(bundles=bundles)
+
+
+def on_node(node: str) -> Any:
+    """The scheduling strategy that places something on `node` or nowhere."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return NodeAffinitySchedulingStrategy(node, soft=False)
+
+
+def here() -> str:
+    """The id of the node this process is connected to."""
+    import ray
+
+    return str(ray.get_runtime_context().get_node_id())
+
+
 def free_leftovers() -> int:
     """Give back what dead attempts of this driver still hold; how many placement groups that were.
 

@@ -90,9 +90,10 @@ def submit(
     submission_id: str | None = None,
     metadata: Mapping[str, str] | None = None,
     entrypoint_num_cpus: float = 0,
+    entrypoint_resources: Mapping[str, float] | None = None,
 ) -> str:
-    """Start `entrypoint`, a shell command, on the cluster's head with `working_dir` as its directory;
-    returns the id.
+    """Start `entrypoint`, a shell command, with `working_dir` as its directory; returns the id. It runs on
+    the cluster's head, or, where CPUs or custom resources are asked for, on a node that has them free.
 
     A stop gives the command 120 s after SIGTERM (set RAY_JOB_STOP_WAIT_TIME_S in `env` for another time).
     """
@@ -107,6 +108,7 @@ def submit(
             runtime_env=runtime_env,
             metadata=dict(metadata or {}),
             entrypoint_num_cpus=entrypoint_num_cpus,
+            entrypoint_resources=dict(entrypoint_resources or {}) or None,
         )
     return job_id
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from clusters.local_node import LOOPBACK
 from clusters.processes import Process, marked, without_proxy
+from clusters.settings import PATIENCE
 
 MARK, NODE_MARK = "MIXER_LOCAL_CLUSTER", "MIXER_LOCAL_NODE"
 
@@ -34,7 +35,9 @@ class Node:
 
 @dataclass(frozen=True)
 class Cluster:
-    """A cluster as cluster.json tells it. `address` is the GCS (RAY_ADDRESS), `dashboard` an http url."""
+    """A cluster as cluster.json tells it. `address` is the GCS (RAY_ADDRESS), `dashboard` an http url;
+    `durable`: its head can be restarted.
+    """
 
     name: str
     folder: Path
@@ -43,6 +46,7 @@ class Cluster:
     address: str
     dashboard: str
     nodes: tuple[Node, ...]
+    durable: bool = False
 
     @property
     def token_file(self) -> Path:
@@ -57,11 +61,21 @@ class Cluster:
     def client_env(self) -> dict[str, str]:
         """What a driver or a Ray Jobs client needs, set before ray is imported."""
         addresses = {"RAY_ADDRESS": self.address, "RAY_API_SERVER_ADDRESS": self.dashboard}
-        return addresses | self.auth_env | LOOPBACK | without_proxy()
+        return addresses | self.auth_env | self.patience | LOOPBACK | without_proxy()
+
+    @property
+    def patience(self) -> dict[str, str]:
+        """What lets nodes and drivers wait for a head that will come back."""
+        return PATIENCE if self.durable else {}
 
     def running(self) -> bool:
         """Whether its head is alive."""
         return any(node.index == 0 and node.process.alive() for node in self.nodes)
+
+    def headless(self) -> bool:
+        """Whether its head is dead, can be restarted, and a node lives for which that is worth it."""
+        alive = {node.index for node in self.nodes if node.process.alive()}
+        return self.durable and bool(alive) and 0 not in alive
 
     def processes(self) -> list[Process]:
         """Every process that belongs to it, drivers of Ray Jobs included."""
@@ -76,7 +90,8 @@ def state(name: str = "local") -> Cluster | None:
     told = json.loads(path.read_text())
     nodes = tuple(Node(n["index"], Process(**n["process"]), n["cpus"]) for n in told["nodes"])
     texts = {key: told[key] for key in ("name", "mark", "address", "dashboard")}
-    return Cluster(folder=path.parent, temp=Path(told["temp"]), nodes=nodes, **texts)
+    durable = bool(told.get("durable", False))
+    return Cluster(folder=path.parent, temp=Path(told["temp"]), nodes=nodes, durable=durable, **texts)
 
 
 def names() -> list[str]:

@@ -60,19 +60,26 @@ class Process:
 
 
 def spawn(argv: Sequence[str], *, env: Mapping[str, str], log: Path, tied: bool) -> Process:
-    """Start `argv` in a new session with exactly `env`, output appended to `log` (made with mode 600).
+    """Start `argv` in a new session with exactly `env`, output appended to `log` (made with mode 600), and
+    no other file: a server that stays must not hold on to locks and pipes of who called us.
 
     tied: the program gets SIGTERM when the thread that called this dies, however it dies.
     """
-    command = [sys.executable, "-I", "-S", "-c", _TIE, str(os.getpid()), *argv] if tied else list(argv)
+    command = tie(argv) if tied else list(argv)
     append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     actions = [
         (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
         (os.POSIX_SPAWN_OPEN, 1, str(log), append, 0o600),
         (os.POSIX_SPAWN_DUP2, 1, 2),
+        *((os.POSIX_SPAWN_CLOSE, number) for number in _open_files() if number > 2),
     ]
     pid = os.posix_spawn(command[0], command, dict(env), file_actions=actions, setsid=True)
     return Process.of(pid)
+
+
+def tie(argv: Sequence[str]) -> list[str]:
+    """The command that becomes `argv` and gets SIGTERM when the thread of this process that starts it dies."""
+    return [sys.executable, "-I", "-S", "-c", _TIE, str(os.getpid()), *argv]
 
 
 def marked(variable: str, value: str) -> list[Process]:
@@ -135,6 +142,11 @@ def without_proxy() -> dict[str, str]:
 def tail(log: Path, lines: int = 12) -> str:
     """The last lines of a log file, for an error message; empty when there is no file."""
     return "\n".join(log.read_text(errors="replace").splitlines()[-lines:]) if log.exists() else ""
+
+
+def _open_files() -> list[int]:
+    """Numbers of this process's open files; one that was closed meanwhile does no harm to who closes it again."""
+    return [int(name) for name in os.listdir("/proc/self/fd")]
 
 
 def _started(pid: int) -> int | None:

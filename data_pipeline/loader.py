@@ -3,15 +3,15 @@
 Position -> the step's items in slot order, of this worker's slots -> their samples' bytes (announced some
 steps ahead) -> decoded and augmented by a few threads straight into the micro-batch's memory -> handed out
 in order. A sample that does not decode is replaced by the order's rule and reported. Everything a batch
-holds is a function of (data set, geometry, recipe, position): threads, prefetch and world size change
-nothing. The loader never ends; how long a run is, is not its business.
+holds is a function of (data set, geometry, recipe, position): threads, prefetch, world size and the steps
+passed over before it change nothing. The loader never ends; how long a run is, is not its business.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -65,7 +65,8 @@ class _Step:
 class Loader:
     """Iterator over a worker's batches from `position` on. Close it, or use it as a context manager.
 
-    `batch` and `micro_batch` are counted in samples; `slots` are this worker's slots of each step. Up to
+    `batch` and `micro_batch` are counted in samples; `slots` are this worker's slots of each step. The steps
+    that begin at the positions in `skip` are passed over: their items are not read, nobody gets them. Up to
     `threads` threads decode; `prefetch` steps are made ahead. `on_bad` is told {"item", "id", "substitute",
     "why"} for each sample that was replaced, in order, when its batch is handed out. `pin` puts the images
     in pinned memory.
@@ -81,6 +82,7 @@ class Loader:
         micro_batch: int,
         slots: range,
         position: int,
+        skip: Collection[int] = (),
         threads: int = 2,
         prefetch: int = 2,
         bad_share: float = 0.001,
@@ -88,8 +90,11 @@ class Loader:
         pin: bool = False,
     ) -> None:
         _check(dataset, order, batch, micro_batch, slots, position)
+        _check_skip(skip, batch, position)
         self._order, self._recipe, self._pin = order, recipe, pin
         self._batch, self._micro_batch, self._slots = batch, micro_batch, slots
+        self._skip = frozenset(at for at in skip if at >= position)
+        self._first_position = position
         self._prefetch = max(1, prefetch)
         self._bad = BadSamples(bad_share, order.geometry.samples, dataset.url, on_bad)
         self._reader = _open_reader(dataset, order, len(slots), batch // micro_batch)
@@ -156,18 +161,33 @@ class Loader:
         m, own = self._micro_batch, len(self._slots) * self._micro_batch
         half_epoch = self._order.geometry.samples // (2 * self._batch)  # else blocks would stay for the next
         count = SCOUT_STEPS + min(SCOUT_ITEMS // own, half_epoch)
-        positions = [self._scout_position + n * self._batch for n in range(count)]
+        positions = self._positions(count)
         mine = slice(self._slots.start * m, self._slots.stop * m)
         items = np.concatenate([self._order.step_items(at, self._batch)[mine] for at in positions])
         window = self._order.windows(items)
         entering = self._entering(window)
         if entering:
-            self._reader.expect(self._order.rest_of_windows(items[entering]))
+            self._reader.expect(self._coming(items[entering]))
         parts = zip(
             positions, items.reshape(-1, own), self._order.ids_at(window).reshape(-1, own), strict=True
         )
         self._scouted.extend(parts)
-        self._scout_position += count * self._batch
+        self._scout_position = positions[-1] + self._batch
+
+    def _positions(self, count: int) -> list[int]:
+        """Where the next `count` steps to scout begin."""
+        ahead = range(
+            self._scout_position, self._scout_position + (count + len(self._skip)) * self._batch, self._batch
+        )
+        return [at for at in ahead if at not in self._skip][:count]
+
+    def _coming(self, entering: Ints) -> Ints:
+        """The sample ids that will be taken of the windows that these items enter, in the order of turn."""
+        if not self._skip:
+            return self._order.rest_of_windows(entering)
+        items = self._order.items_of_windows(entering)
+        begins = items - (items - self._first_position) % self._batch
+        return self._order.sample_ids(items[~np.isin(begins, list(self._skip))])
 
     def _entering(self, window: Window) -> list[int]:
         """Places of the items that are the first of their window."""
@@ -231,6 +251,14 @@ def _open_reader(dataset: Dataset, order: Order, slots: int, all_slots: int) -> 
         return ResidentReader(dataset)
     lanes = -(-geometry.lanes * slots // all_slots)
     return BlockReader(dataset, geometry.block, room=max(4, lanes * (geometry.window + 1)))
+
+
+def _check_skip(skip: Collection[int], batch: int, position: int) -> None:
+    off = [at for at in skip if (at - position) % batch]
+    if off:
+        raise ValueError(
+            f"skip: no step of {batch} from position {position} on begins at {off[0]}; give positions where steps begin"
+        )
 
 
 def _check(dataset: Dataset, order: Order, batch: int, micro_batch: int, slots: range, position: int) -> None:

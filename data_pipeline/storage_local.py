@@ -5,7 +5,8 @@ by rename, which replaces, or by hard link, which fails where the name is taken;
 Readers so see an object whole or not at all. Links that somebody made inside the folder are followed; keys
 cannot leave it.
 
-Does not lock, and does not clean temporary files of killed writers other than by never listing them.
+Does not lock. Temporary files of killed writers are never listed, and go when somebody who knows that the
+writers are dead sweeps.
 """
 
 from __future__ import annotations
@@ -13,15 +14,25 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from data_pipeline.errors import AccessDenied, NotFound, StoreError, Unavailable
-from data_pipeline.storage_types import Bytes, Honours, ObjectInfo, check_key, check_total, join_prefix
+from data_pipeline.storage_types import (
+    Bytes,
+    Honours,
+    ObjectInfo,
+    check_key,
+    check_range,
+    check_total,
+    join_prefix,
+)
 
 TEMP = ".mixer-tmp-"
+BUFFERS = 1000  # that one read may fill; Linux allows 1024
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV)
 PASSING = (errno.EIO, errno.ETIMEDOUT, errno.ESTALE, errno.EAGAIN)
 
@@ -34,6 +45,7 @@ class LocalStore:
     """Objects as files under `root`, which is made at the first write."""
 
     retries = 0
+    patience_s = 0.0  # a disk is not asked twice
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
@@ -49,18 +61,30 @@ class LocalStore:
             self._fail("read", key, error)
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
-        if start < 0 or length < 0:
-            raise StoreError(f"{self.url}/{key}: bytes {start}+{length} are no valid range")
+        check_range(f"{self.url}/{key}", start, length)
         try:
             with self._path(key).open("rb", buffering=0) as file:
                 data = _pread(file.fileno(), start, length)
         except OSError as error:
             self._fail("read", key, error)
-        if len(data) != length:
-            raise StoreError(
-                f"{self.url}/{key}: bytes {start}+{length} were asked for, it ends at {start + len(data)}"
-            )
+        self._check_whole(key, start, length, len(data))
         return data
+
+    def read_into(self, key: str, start: int, buffers: Sequence[memoryview]) -> None:
+        length = sum(buffer.nbytes for buffer in buffers)
+        check_range(f"{self.url}/{key}", start, length)
+        try:
+            with self._path(key).open("rb", buffering=0) as file:
+                filled = _fill(file.fileno(), start, buffers)
+        except OSError as error:
+            self._fail("read", key, error)
+        self._check_whole(key, start, length, filled)
+
+    def _check_whole(self, key: str, start: int, length: int, got: int) -> None:
+        if got != length:
+            raise StoreError(
+                f"{self.url}/{key}: bytes {start}+{length} were asked for, it ends at {start + got}"
+            )
 
     def put(self, key: str, data: Bytes) -> None:
         self.put_stream(key, memoryview(data).nbytes, [data])
@@ -128,11 +152,23 @@ class LocalStore:
             return
         except OSError as error:
             self._fail("delete", key, error)
-        with contextlib.suppress(OSError):  # folders that became empty go; one that did not stays
-            for folder in path.parents:
-                if folder == self.root:
-                    break
+        self._prune(path.parent)
+
+    def sweep(self, prefix: str, older_than_s: float, dead: Callable[[str], bool]) -> int:
+        start, before, gone = self._path(prefix) if prefix else self.root, time.time() - older_than_s, 0
+        for here, _, names in os.walk(start, onerror=self._fail_listing):
+            left = [Path(here, name) for name in names if name.startswith(TEMP)]
+            if left and dead(Path(here).relative_to(self.root).as_posix()):
+                gone += sum(_remove_older(path, before) for path in left)
+                self._prune(Path(here))
+        return gone
+
+    def _prune(self, folder: Path) -> None:
+        """Remove `folder`, and those above it, where they became empty."""
+        with contextlib.suppress(OSError):  # one that did not stays
+            while folder != self.root:
                 folder.rmdir()
+                folder = folder.parent
 
     def sub(self, prefix: str) -> LocalStore:
         return LocalStore(self.root / join_prefix("", prefix))
@@ -204,6 +240,32 @@ def _pread(file: int, start: int, length: int) -> bytes:
         parts.append(part)
         start, length = start + len(part), length - len(part)
     return b"".join(parts)
+
+
+def _fill(file: int, start: int, buffers: Sequence[memoryview]) -> int:
+    """Read into `buffers` from byte `start` until they are full or the file ends; bytes read."""
+    views, filled = [buffer.cast("B") for buffer in buffers if buffer.nbytes], 0
+    first = 0
+    while first < len(views):
+        got = os.preadv(file, views[first : first + BUFFERS], start + filled)
+        if not got:
+            break
+        filled += got
+        while first < len(views) and got >= len(views[first]):
+            got -= len(views[first])
+            first += 1
+        if got:
+            views[first] = views[first][got:]
+    return filled
+
+
+def _remove_older(path: Path, before: float) -> bool:
+    """Whether `path` was last written before that moment, and so is removed. Gone already: no."""
+    with contextlib.suppress(FileNotFoundError):
+        if path.stat().st_mtime <= before:
+            path.unlink()
+            return True
+    return False
 
 
 def _create_beside(path: Path) -> tuple[int, Path]:

@@ -12,19 +12,29 @@ What a server honours differs much; `probe` tries it out, and the caller says so
 from __future__ import annotations
 
 import contextlib
+import time
 import uuid
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from typing import Any, TypeVar
 
+from data_pipeline import storage_s3_uploads as uploads
 from data_pipeline.errors import NotFound, StoreError, Unavailable
 from data_pipeline.storage_s3_client import S3Client, Taken, Unsupported
-from data_pipeline.storage_types import Bytes, Honours, ObjectInfo, check_key, check_total, join_prefix
+from data_pipeline.storage_types import (
+    Bytes,
+    Honours,
+    ObjectInfo,
+    check_key,
+    check_range,
+    join_prefix,
+)
+
+T = TypeVar("T")
 
 PART_BYTES = 16 << 20
 MAX_PARTS = 10_000
-PARTS_IN_FLIGHT = 4
 RACERS = 4
 
 
@@ -43,21 +53,33 @@ class S3Store:
     def retries(self) -> int:
         return self._client.retries
 
+    @property
+    def patience_s(self) -> float:
+        return self._client.patience_s
+
+    @patience_s.setter
+    def patience_s(self, seconds: float) -> None:
+        self._client.patience_s = seconds
+
     def get(self, key: str) -> bytes:
         name = self._name(key)
         return self._client.call("get_object", name, _whole_body, Key=name)
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
-        name = self._name(key)
-        if start < 0 or length < 0:
-            raise StoreError(f"{self.url}/{key}: bytes {start}+{length} are no valid range")
+        what = f"{self.url}/{key}"
+        check_range(what, start, length)
         if length == 0:
             return b""
+        return self._range(key, start, length, lambda response: _exact_range(response, what, start, length))
 
-        def finish(response: Any) -> bytes:
-            return _exact_range(response, f"{self.url}/{key}", start, length)
+    def read_into(self, key: str, start: int, buffers: Sequence[memoryview]) -> None:
+        what, length = f"{self.url}/{key}", sum(buffer.nbytes for buffer in buffers)
+        check_range(what, start, length)
+        if length:
+            self._range(key, start, length, lambda response: _fill(response, what, start, buffers))
 
-        asked = f"bytes={start}-{start + length - 1}"
+    def _range(self, key: str, start: int, length: int, finish: Callable[[Any], T]) -> T:
+        name, asked = self._name(key), f"bytes={start}-{start + length - 1}"
         return self._client.call("get_object", name, finish, Key=name, Range=asked)
 
     def put(self, key: str, data: Bytes) -> None:
@@ -81,9 +103,9 @@ class S3Store:
 
     def put_stream(self, key: str, size: int, chunks: Iterable[Bytes]) -> None:
         name, what = self._name(key), f"{self.url}/{key}"
-        parts = _in_parts(chunks, max(PART_BYTES, -(-size // MAX_PARTS)), size, what)
+        parts = uploads.in_parts(chunks, max(PART_BYTES, -(-size // MAX_PARTS)), size, what)
         if size > PART_BYTES:
-            return self._put_parts(name, size, parts)
+            return uploads.put(self._client, name, size, parts, head=lambda: self.head(key))
         return self._put(name, b"".join(parts))
 
     def head(self, key: str) -> ObjectInfo | None:
@@ -123,6 +145,16 @@ class S3Store:
         name = self._name(key)
         with contextlib.suppress(NotFound):
             self._client.call("delete_object", name, _nothing, Key=name)
+
+    def sweep(self, prefix: str, older_than_s: float, dead: Callable[[str], bool]) -> int:
+        gone, before = 0, time.time() - older_than_s if older_than_s else float("inf")
+        for name, upload, begun in uploads.unfinished(
+            self._client, self._prefix + (f"{prefix}/" if prefix else "")
+        ):
+            if dead(name.removeprefix(self._prefix).rpartition("/")[0]) and begun <= before:
+                uploads.abort(self._client, name, upload)
+                gone += 1
+        return gone
 
     def sub(self, prefix: str) -> S3Store:
         return S3Store(self._client, join_prefix(self._prefix.rstrip("/"), prefix))
@@ -181,64 +213,6 @@ class S3Store:
     def _put(self, name: str, data: bytes, **condition: str) -> None:
         self._client.call("put_object", name, _nothing, Key=name, Body=data, **condition)
 
-    def _put_parts(self, name: str, size: int, parts: Iterator[bytes]) -> None:
-        upload = self._client.call("create_multipart_upload", name, lambda r: str(r["UploadId"]), Key=name)
-        try:
-            tags = self._upload_parts(name, upload, parts)
-            self._complete(name, upload, size, tags)
-        except BaseException:
-            with contextlib.suppress(
-                StoreError
-            ):  # the failure itself matters more; lifecycle rules sweep leftovers
-                self._client.call("abort_multipart_upload", name, _nothing, Key=name, UploadId=upload)
-            raise
-
-    def _upload_parts(self, name: str, upload: str, parts: Iterator[bytes]) -> Sequence[str]:
-        def send(number: int, part: bytes) -> str:
-            where = {"Key": name, "UploadId": upload, "PartNumber": number}
-            return self._client.call("upload_part", name, lambda r: str(r["ETag"]), Body=part, **where)
-
-        tags = []
-        flying: deque[Future[str]] = deque()
-        with ThreadPoolExecutor(PARTS_IN_FLIGHT) as pool:
-            for number, part in enumerate(parts, start=1):
-                if len(flying) == PARTS_IN_FLIGHT:
-                    tags.append(flying.popleft().result())
-                flying.append(pool.submit(send, number, part))
-            tags.extend(future.result() for future in flying)
-        return tags
-
-    def _complete(self, name: str, upload: str, size: int, tags: Sequence[str]) -> None:
-        listed = {"Parts": [{"PartNumber": n, "ETag": tag} for n, tag in enumerate(tags, start=1)]}
-        try:
-            self._client.call(
-                "complete_multipart_upload", name, _nothing, Key=name, UploadId=upload, MultipartUpload=listed
-            )
-        except NotFound:  # done by an earlier try whose reply was lost, or gone for good: the size tells
-            info = self.head(name.removeprefix(self._prefix))
-            if info is None or info.size != size:
-                raise
-
-
-def _in_parts(chunks: Iterable[Bytes], part_bytes: int, size: int, what: str) -> Iterator[bytes]:
-    """The chunks joined and cut into parts of `part_bytes`, the last one shorter; checks the total."""
-    buffer, seen = bytearray(), 0
-    for chunk in chunks:
-        view = memoryview(chunk).cast("B")
-        seen += view.nbytes
-        if seen > size:
-            break
-        while view:
-            taken = view[: part_bytes - len(buffer)]
-            buffer += taken
-            view = view[len(taken) :]
-            if len(buffer) == part_bytes:
-                yield bytes(buffer)
-                buffer.clear()
-    check_total(what, size, seen)
-    if buffer:
-        yield bytes(buffer)
-
 
 def _whole_body(response: Any) -> bytes:
     data: bytes = response["Body"].read()
@@ -259,6 +233,22 @@ def _exact_range(response: Any, what: str, start: int, length: int) -> bytes:
     if len(data) != length:
         raise StoreError(f"{what}: bytes {start}+{length} were asked for, the object is shorter")
     return data
+
+
+def _fill(response: Any, what: str, start: int, buffers: Sequence[memoryview]) -> None:
+    """The bytes asked for, straight into `buffers`; also from a server that sends everything."""
+    length = sum(buffer.nbytes for buffer in buffers)
+    direct = response["ContentLength"] == length and str(response.get("ContentRange")).startswith(
+        f"bytes {start}-"
+    )
+    body = response["Body"] if direct else BytesIO(_exact_range(response, what, start, length))
+    for buffer in buffers:
+        view = buffer.cast("B")
+        while view:
+            got = body.readinto(view)
+            if not got:
+                raise Unavailable(f"{what}: a body of {length} bytes broke off")
+            view = view[got:]
 
 
 def _info(key: str, size: int, facts: Any) -> ObjectInfo:

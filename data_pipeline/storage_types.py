@@ -6,7 +6,7 @@ store, so a run that works on a folder works on a bucket.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -52,6 +52,8 @@ class Store(Protocol):
     def url(self) -> str:
         """What `open_store` takes to open this store again."""
 
+    patience_s: float  # how long a request that fails for a passing reason is sent again; may be changed
+
     @property
     def retries(self) -> int:
         """How often a request was sent again, since this store was opened."""
@@ -61,6 +63,9 @@ class Store(Protocol):
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
         """Exactly `length` bytes from byte `start`; StoreError where the object is shorter."""
+
+    def read_into(self, key: str, start: int, buffers: Sequence[memoryview]) -> None:
+        """Fills writable byte `buffers`, one after the other, from byte `start`. Otherwise like get_range."""
 
     def put(self, key: str, data: Bytes) -> None:
         """Writes the object, whole or not at all, replacing what was there."""
@@ -83,6 +88,12 @@ class Store(Protocol):
     def delete(self, key: str) -> None:
         """Removes the object; a missing one is fine."""
 
+    def sweep(self, prefix: str, older_than_s: float, dead: Callable[[str], bool]) -> int:
+        """Removes what killed writers left below folder `prefix`: writes begun more than `older_than_s` ago, not completed.
+
+        `dead(folder)` says of a key's folder whether its writers are gone; only those are touched. How many went.
+        """
+
     def sub(self, prefix: str) -> Store:
         """The same store, with `prefix/` in front of every key."""
 
@@ -104,6 +115,12 @@ def join_prefix(prefix: str, part: str) -> str:
     """Two key prefixes joined; either may be empty."""
     clean = part.strip("/")
     return "/".join(p for p in (prefix, check_key(clean) if clean else "") if p)
+
+
+def check_range(what: str, start: int, length: int) -> None:
+    """StoreError unless `length` bytes from `start` can be a range."""
+    if start < 0 or length < 0:
+        raise StoreError(f"{what}: bytes {start}+{length} are no valid range")
 
 
 def check_total(what: str, size: int, seen: int) -> None:

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from orchestrator import history
-from orchestrator.ledger import HURT
+from orchestrator.policy import hurts
 from orchestrator.redact import first_line
 from orchestrator.run_log import ENDS, Entry
 from orchestrator.status import Book
@@ -19,6 +19,9 @@ from orchestrator.status import Book
 WHAT_HAPPENED = {
     "died": "worker killed",
     "lost": "machine lost",
+    "hung": "rank hung",
+    "diverged": "batch left out",
+    "preempted": "node preempted",
     "failed": "error",
     "damaged": "checkpoint damaged",
     "driver": "driver gone",
@@ -45,6 +48,8 @@ class AttemptLine:
     @property
     def fault(self) -> str | None:
         """What happened, in two words, when a fault ended it."""
+        if self.outcome == "stopped" and hurts(self.outcome, self.cause):
+            return WHAT_HAPPENED["preempted"]
         return WHAT_HAPPENED.get("driver" if self.outcome == "driver gone" else self.outcome)
 
     @property
@@ -144,7 +149,7 @@ class Account:
 
     def _pending(self, ended: Entry | None, reached: int) -> int:
         """What of the newest attempt counts: all of it, or after a fault what is committed."""
-        if ended is None or ended.facts["outcome"] not in HURT:
+        if ended is None or not hurts(ended.facts["outcome"], ended.facts["cause"]):
             return reached
         return max(
             (e.facts["step"] for e in self.book.entries if e.kind == "checkpoint committed"), default=0

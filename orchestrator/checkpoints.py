@@ -13,6 +13,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,13 +21,13 @@ import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
-from data_pipeline.storage import NotFound, Store
+from data_pipeline.storage import NotFound, Store, StoreError
 from orchestrator.errors import DamagedCheckpoint, UserError
 from orchestrator.run_log import Entry, RunLog, live_checkpoints
 
 FORMAT = 1
 KINDS = ("weight", "exp_avg", "exp_avg_sq")  # fp32 master weights and AdamW's two moments
-_RANGE_BYTES, _READERS, _TRIES = 32 << 20, 4, 3
+_RANGE_BYTES, _READERS, _TRIES = 16 << 20, 8, 3  # a range is still in the cache when its checksum is made
 _FOLDER = re.compile(r"checkpoints/[0-9]{10}-([0-9]+)")
 Float32 = npt.NDArray[np.float32]
 
@@ -129,6 +130,7 @@ class Want:
 
 
 Sink = Callable[[int, int, Float32], None]
+Room = Callable[[Slice, list[int]], Float32]
 
 
 def load_manifest(store: Store, path: str, sha256: str | None = None) -> Manifest:
@@ -145,60 +147,90 @@ def load_manifest(store: Store, path: str, sha256: str | None = None) -> Manifes
 def read(store: Store, path: str, manifest: Manifest, wants: list[Want], sink: Sink) -> int:
     """Hand every element of `wants` to `sink(number of the want, place in it, values)`; bytes fetched.
 
-    Only slices that overlap a want are fetched, in ranges of up to 32 MB by a few threads, and each is proven by its CRC32C.
-    `sink` is called from those threads, never twice for an element. DamagedCheckpoint names the slice that differs.
+    Only slices that overlap a want are fetched, in ranges by a few threads, and each is proven by its CRC32C. `sink` is called
+    from those threads, never twice for an element. DamagedCheckpoint names the slice that differs.
     """
+    return _read(store, path, manifest, wants, sink, lambda item, _: np.empty(item.length, dtype="<f4"))
+
+
+def fill(store: Store, path: str, manifest: Manifest, wants: list[Want], targets: Sequence[Float32]) -> int:
+    """As `read`, into `targets`, one contiguous fp32 array for each want.
+
+    A slice that lies whole in one want is read to its place in the target, without a copy between. So after an error a target may
+    hold anything.
+    """
+
+    def room(item: Slice, hits: list[int]) -> Float32:
+        want = wants[hits[0]]
+        at = item.start - want.start
+        if len(hits) == 1 and at >= 0 and at + item.length <= want.length:
+            return targets[hits[0]][at : at + item.length]
+        return np.empty(item.length, dtype="<f4")
+
+    def sink(number: int, at: int, values: Float32) -> None:
+        target = targets[number][at : at + len(values)]
+        if target.ctypes.data != values.ctypes.data:
+            target[:] = values
+
+    return _read(store, path, manifest, wants, sink, room)
+
+
+def _read(store: Store, path: str, manifest: Manifest, wants: list[Want], sink: Sink, room: Room) -> int:
+    """`room` says where a slice's bytes go, which `sink` then hands on."""
+    needed = list(_needed(path, manifest, wants))
+
+    def fetch(group: list[tuple[Slice, list[int]]]) -> int:
+        rooms = [room(item, hits) for item, hits in group]
+        _read_proven(store, path, [item for item, _ in group], rooms)
+        for (item, hits), values in zip(group, rooms, strict=True):
+            for number in hits:
+                start, end = _overlap(item, wants[number]) or (0, 0)
+                sink(number, start - wants[number].start, values[start - item.start : end - item.start])
+        return sum(values.nbytes for values in rooms)
+
+    with ThreadPoolExecutor(_READERS, thread_name_prefix="checkpoint") as pool:
+        return sum(pool.map(fetch, _ranges(needed)))
+
+
+def _needed(path: str, manifest: Manifest, wants: list[Want]) -> Iterator[tuple[Slice, list[int]]]:
+    """The slices that hold something of `wants`, and the numbers of those. DamagedCheckpoint when they do not hold all of it."""
     users: dict[tuple[str, str], list[int]] = defaultdict(list)
     for number, want in enumerate(wants):
         users[want.param, want.kind].append(number)
-    needed = [
-        (item, hits)
-        for item in manifest.slices
-        if (hits := [n for n in users.get((item.param, item.kind), ()) if _overlap(item, wants[n])])
-    ]
-    found = sum(_length(item, wants[n]) for item, hits in needed for n in hits)
+    found = 0
+    for item in manifest.slices:
+        hits = [n for n in users.get((item.param, item.kind), ()) if _overlap(item, wants[n])]
+        found += sum(_length(item, wants[n]) for n in hits)
+        if hits:
+            yield item, hits
     if found != sum(want.length for want in wants):
         missing = sorted({want.param for want in wants} - set(manifest.params))
         raise DamagedCheckpoint(
             f"{path}: does not hold every element asked for; unknown parameters: {missing[:3]}"
         )
 
-    def fetch(group: list[tuple[Slice, list[int]]]) -> int:
-        data, first = _proven(store, path, [item for item, _ in group]), group[0][0]
-        for item, hits in group:
-            values = np.frombuffer(_part(data, first, item), dtype="<f4")
-            for number in hits:
-                start, end = _overlap(item, wants[number]) or (0, 0)
-                sink(number, start - wants[number].start, values[start - item.start : end - item.start])
-        return len(data)
 
-    with ThreadPoolExecutor(_READERS, thread_name_prefix="checkpoint") as pool:
-        return sum(pool.map(fetch, _ranges(needed)))
-
-
-def _proven(store: Store, path: str, items: list[Slice]) -> bytes:
-    """The bytes of neighbouring slices, fetched again when they arrive wrong. DamagedCheckpoint when they stay wrong or are gone."""
-    first, last = items[0], items[-1]
-    bad = first
+def _read_proven(store: Store, path: str, items: list[Slice], rooms: list[Float32]) -> None:
+    """Neighbouring slices into `rooms`; again when they arrive wrong. DamagedCheckpoint when they stay wrong or are gone."""
+    first, bad = items[0], items[0]
     for _ in range(_TRIES):
         try:
-            data = store.get_range(
-                f"{path}/{first.file}", first.offset, last.offset + 4 * last.length - first.offset
+            store.read_into(
+                f"{path}/{first.file}", first.offset, [values.view("u1").data for values in rooms]
             )
         except NotFound:
             raise DamagedCheckpoint(f"{path}/{first.file} is gone from the store") from None
-        wrong = [item for item in items if google_crc32c.value(_part(data, first, item)) != item.crc32c]
+        wrong = [
+            item
+            for item, values in zip(items, rooms, strict=True)
+            if google_crc32c.value(values.view("u1")) != item.crc32c
+        ]
         if not wrong:
-            return data
+            return
         bad = wrong[0]
     raise DamagedCheckpoint(
         f"{path}/{bad.file}: {bad.kind} of {bad.param} from {bad.start} fails its CRC32C, {_TRIES} times in a row"
     )
-
-
-def _part(data: bytes, first: Slice, item: Slice) -> bytes:
-    at = item.offset - first.offset
-    return data[at : at + 4 * item.length]
 
 
 def _overlap(item: Slice, want: Want) -> tuple[int, int] | None:
@@ -228,14 +260,9 @@ def _ranges(needed: list[tuple[Slice, list[int]]]) -> Iterator[list[tuple[Slice,
 
 def read_weights(store: Store, path: str, manifest: Manifest, kind: str = "weight") -> dict[str, Float32]:
     """Every parameter, whole, in its shape: fp32 arrays by name."""
-    names = list(manifest.params)
-    whole = {name: np.empty(manifest.params[name], dtype=np.float32) for name in names}
-    wants = [Want(name, kind, 0, whole[name].size) for name in names]
-
-    def sink(number: int, at: int, values: Float32) -> None:
-        whole[names[number]].reshape(-1)[at : at + len(values)] = values
-
-    read(store, path, manifest, wants, sink)
+    whole = {name: np.empty(shape, dtype=np.float32) for name, shape in manifest.params.items()}
+    wants = [Want(name, kind, 0, values.size) for name, values in whole.items()]
+    fill(store, path, manifest, wants, [values.reshape(-1) for values in whole.values()])
     return whole
 
 
@@ -293,17 +320,24 @@ def prune(store: Store, log: RunLog, keep: int) -> list[str]:
 
 
 def collect_orphans(store: Store, entries: Sequence[Entry], below: int) -> list[str]:
-    """Delete folders of attempts before `below` that the log does not hold as live: torn saves and half-done deletes."""
+    """Delete folders of attempts before `below` that the log does not hold as live: torn saves and half-done deletes.
+
+    What those attempts had begun to write and not completed goes too, where the store lets us see it.
+    """
     keep = {
         entry.facts["path"] for entry in entries if entry.kind == "checkpoint damaged"
     }  # for somebody to look at
     keep |= {entry.facts["path"] for entry in live_checkpoints(entries)}
     paths = {"/".join(info.key.split("/")[:2]) for info in store.list("checkpoints/")}
-    orphans = sorted(
-        path for path in paths - keep if (match := _FOLDER.fullmatch(path)) and int(match[1]) < below
-    )
+
+    def dead(path: str) -> bool:
+        return (match := _FOLDER.fullmatch(path)) is not None and int(match[1]) < below
+
+    orphans = sorted(path for path in paths - keep if dead(path))
     for path in orphans:
         remove(store, path)
+    with suppress(StoreError):  # may need a right that a run does not need otherwise
+        store.sweep("checkpoints", 0.0, dead)
     return orphans
 
 

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from orchestrator import cli_nodes
 from orchestrator.errors import RESUMABLE, USAGE, MixerError, SpecError, UserError
 
 app = typer.Typer(
@@ -259,6 +260,15 @@ def submit(
     take_over: Annotated[
         bool, typer.Option("--take-over", help="lead the run although another driver looks alive")
     ] = False,
+    driver_resources: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--driver-resources",
+            metavar="KEY=N",
+            envvar="MIXER_DRIVER_RESOURCES",
+            help="put the driver on a node with these free (CPU=1, or a custom resource), not on the head; repeatable",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Train on a Ray cluster as a Ray job; the code travels along, this machine may go away. Prints the run's name."""
@@ -273,6 +283,7 @@ def submit(
         cluster=cluster,
         take_over=take_over,
         say=_say(as_json),
+        driver_resources=driver_resources or [],
     )
     _print_json(facts) if as_json else _print_facts(facts)
 
@@ -433,6 +444,9 @@ def demo(
 
 
 # -- clusters ---------------------------------------------------------------------------------------------------------------
+app.command()(cli_nodes.notice)
+
+
 @cluster_app.command("up")
 def cluster_up(
     name: Annotated[str, typer.Argument(help="`local`: Ray on this machine")] = "local",
@@ -440,12 +454,18 @@ def cluster_up(
     cpus: Annotated[
         int | None, typer.Option(help="CPUs per node, as Ray counts them; else this machine's, divided")
     ] = None,
+    durable: Annotated[
+        bool,
+        typer.Option(
+            "--durable", help="a head of its own that keeps its state; `up` again restarts it when it died"
+        ),
+    ] = False,
 ) -> None:
-    """Start a Ray cluster, with token authentication, on loopback."""
+    """Start a Ray cluster, with token authentication, on loopback; or the lost head of a durable one."""
     from clusters import local
 
     _known_cluster(name)
-    made = local.up(nodes=nodes, cpus=cpus)
+    made = local.up(nodes=nodes, cpus=cpus, durable=durable)
     out.print(f"{len(made.nodes)} node(s) up; dashboard {made.dashboard}", markup=False)
     out.print(
         "`mixer submit SPEC --cluster local` sends a run there; `mixer cluster down local` ends it",

@@ -1,7 +1,7 @@
 """Durations as people write them, and the one place where they become steps or seconds.
 
 `500 steps`, `2 epochs`, `1e6 images` are converted to steps once, when a run is frozen; `10 min` stays wall time.
-A bare number is steps. `step` means optimizer steps completed, everywhere.
+A bare number is steps; `auto`, where it is allowed, is for the run to find out. `step` means optimizer steps completed, everywhere.
 """
 
 from __future__ import annotations
@@ -22,16 +22,26 @@ _SECONDS = {"seconds": 1.0, "minutes": 60.0, "hours": 3600.0}
 _PATTERN = re.compile(r"^\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*([a-z]*)\s*$", re.IGNORECASE)
 
 
+AUTO = "auto"
+
+
 @dataclass(frozen=True)
 class Duration:
-    """An amount with a unit: steps, epochs, images, seconds, minutes or hours."""
+    """An amount with a unit: steps, epochs, images, seconds, minutes or hours; or `auto`."""
 
     amount: float
     unit: str
 
     def __str__(self) -> str:
+        if self.auto:
+            return self.unit
         amount = int(self.amount) if self.amount == int(self.amount) else self.amount
         return f"{amount} {self.unit}"
+
+    @property
+    def auto(self) -> bool:
+        """Whether the run finds out by itself."""
+        return self.unit == AUTO
 
     @property
     def seconds(self) -> float | None:
@@ -64,6 +74,16 @@ def parse_duration(value: object) -> Duration:
     if float(match[1]) < 0:
         raise ValueError(f"got {value!r}; a duration is not negative")
     return Duration(float(match[1]), unit)
+
+
+def parse_interval(value: object) -> Duration:
+    """A Duration, or `auto`. ValueError says what is allowed."""
+    if value == AUTO:
+        return Duration(0, AUTO)
+    try:
+        return parse_duration(value)
+    except ValueError as error:
+        raise ValueError(f"{error}, or auto") from None
 
 
 _BYTES = {

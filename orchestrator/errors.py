@@ -8,7 +8,7 @@ MixerError (1)             the run failed
 +-- Fenced (3)             another driver wrote this run's next log entry: this one must stop; the run goes on without it
 +-- DamagedCheckpoint (1)  bytes of a checkpoint do not match its manifest
 +-- StoreLost (3)          the store stopped answering; the run can be resumed
-+-- Diverged (1)           the loss or the gradient is not finite
++-- Diverged (1)           a batch gave a loss or a gradient that cannot be used
 +-- PeerLost (1)           another rank is gone; seen by the ranks that are left
 """
 
@@ -60,7 +60,14 @@ class StoreLost(MixerError):
 
 
 class Diverged(MixerError):
-    """The loss or the gradient's norm is not finite. Nothing of that step is saved."""
+    """The loss or the gradient's norm of step `step`, on batch `batch`, is not finite or far too large. Nothing of that step is saved."""
+
+    def __init__(self, step: int, batch: int, why: str) -> None:
+        self.step, self.batch, self.why = step, batch, why
+        super().__init__(f"step {step}, batch {batch}: {why}")
+
+    def __reduce__(self) -> tuple[type[Diverged], tuple[int, int, str]]:
+        return type(self), (self.step, self.batch, self.why)  # it travels between processes
 
 
 class PeerLost(MixerError):

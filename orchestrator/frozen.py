@@ -20,6 +20,7 @@ from orchestrator.spec import Spec, validate
 
 FORMAT = 1
 _DATA_RESOURCES = {"train", "val", "threads"}  # a copy of the same data elsewhere is the same data
+_TRAIN_RESOURCES = {"compile_cache"}
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Frozen:
     geometry: Geometry
     steps: int
     warmup_steps: int
-    save_steps: int | None  # None: by wall time, `spec.checkpoint.every`
+    save_steps: int | None  # None: by wall time, or as it pays, `spec.checkpoint.every`
     evaluate_steps: int | None
     fingerprint: str
     code: dict[str, str]
@@ -109,7 +110,7 @@ def bind(
         geometry=geometry,
         steps=steps,
         warmup_steps=spec.train.warmup_steps.steps(**size),
-        save_steps=None if every.seconds is not None else max(1, every.steps(**size)),
+        save_steps=None if every.auto or every.seconds is not None else max(1, every.steps(**size)),
         evaluate_steps=max(1, evaluate.steps(**size)) if evaluate else None,
         fingerprint=fingerprint(identity(spec, train, val)),
         code=code,
@@ -121,15 +122,17 @@ def identity(spec: Spec, train: DataFacts, val: DataFacts | None) -> dict[str, A
     tree = spec.model_dump(mode="json", by_alias=True)
     data = {key: value for key, value in tree["data"].items() if key not in _DATA_RESOURCES}
     data["train (digest)"], data["val (digest)"] = train.digest, val.digest if val else None
-    return _flat({"model": tree["model"], "data": data, "train": tree["train"]})
+    train_keys = {key: value for key, value in tree["train"].items() if key not in _TRAIN_RESOURCES}
+    return _flat({"model": tree["model"], "data": data, "train": train_keys})
 
 
 def resources(spec: Spec) -> dict[str, Any]:
     """The keys that may change between attempts, flat."""
     tree = spec.model_dump(mode="json", by_alias=True)
     data = {key: value for key, value in tree["data"].items() if key in _DATA_RESOURCES}
+    train = {key: value for key, value in tree["train"].items() if key in _TRAIN_RESOURCES}
     rest = {key: tree[key] for key in ("checkpoint", "workers", "recovery", "evaluate", "events")}
-    return _flat({"data": data, **rest})
+    return _flat({"data": data, "train": train, **rest})
 
 
 def fingerprint(facts: dict[str, Any]) -> str:

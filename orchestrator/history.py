@@ -25,11 +25,17 @@ class StepLine:
     ids: dict[int, list[int]] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def batch(self) -> int:
+        """Which batch of the order it trained on: its items are those from batch * B on. Runs that leave none out need not say."""
+        return int(self.facts.get("batch", self.step - 1))
+
     def as_json(self) -> dict[str, Any]:
-        """step, loss (all digits), world_size, id_digest and what else rank 0 noted."""
+        """step, batch, loss (all digits), world_size, id_digest and what else rank 0 noted."""
         keys = ("loss", "world_size", "position", "lr", "norm")
         return {
             "step": self.step,
+            "batch": self.batch,
             **{key: self.facts.get(key) for key in keys},
             "id_digest": combine(self.slots[slot] for slot in sorted(self.slots)),
             "attempt": self.attempt,
@@ -61,6 +67,12 @@ def lineage(entries: Sequence[Entry], events: Iterable[dict[str, Any]]) -> list[
             lines = {step: line for step, line in lines.items() if step <= begin}
             lines |= {step: line for step, line in noted[entry.n].items() if step > begin}
     return [lines[step] for step in sorted(lines)]
+
+
+def left_out(lines: Sequence[StepLine]) -> list[int]:
+    """The batches before the newest of `lines` that none of them trained on, in order."""
+    trained = {line.batch for line in lines}
+    return [batch for batch in range(max(trained, default=0)) if batch not in trained]
 
 
 def _add(lines: dict[int, StepLine], event: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ import importlib.metadata
 import os
 import re
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from orchestrator.spec import Spec, load_spec, parse_spec
 
 Say = Callable[[str], None]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+SAME_SIGNAL_S = 1.0
 CLAIMS = {"created": "submitted", "submitted": "submitted", **dict.fromkeys(ENDS, "resumed")}
 
 
@@ -203,7 +205,8 @@ def lead(resolved: Resolved, *, take_over: bool, say: Say, machines: Any = None)
         return DONE
     claim = _claim(log, resolved, take_over=take_over)
     with Heartbeat(run, log.writer, job=os.environ.get("MIXER_SUBMISSION_ID"), claim=claim.n):
-        supervisor = Supervisor(run, resolved.frozen, log, machines or _ray(resolved, say), say)
+        gauges = None if machines else _gauges(run)
+        supervisor = Supervisor(run, resolved.frozen, log, machines or _ray(resolved, say), say, gauges)
         if changed(resolved, log):
             supervisor.set_resources(resolved.frozen.spec)
         with _signals(supervisor):
@@ -240,22 +243,36 @@ def changed(resolved: Resolved, log: RunLog) -> bool:
 
 
 def _ray(resolved: Resolved, say: Say) -> Any:
-    from orchestrator.ray_machines import RayMachines
+    from orchestrator.on_ray.machines import RayMachines
 
     say(
         "joining the Ray cluster at " + os.environ["RAY_ADDRESS"]
         if os.environ.get("RAY_ADDRESS")
         else "starting Ray on this machine"
     )
-    return RayMachines(resolved.frozen.spec.workers)
+    spec = resolved.frozen.spec
+    return RayMachines(spec.workers, compiles=spec.train.compile, say=say)
+
+
+def _gauges(run: Run) -> Any:
+    from clusters.gauges import RayGauges
+    from orchestrator.metrics import Metrics
+
+    return Metrics(run.name, run.store, RayGauges())
 
 
 @contextmanager
 def _signals(supervisor: Any) -> Iterator[None]:
-    """SIGINT and SIGTERM: save and leave; a second one leaves at once."""
+    """SIGINT and SIGTERM: save and leave; a second one leaves at once. A keeper, Ray and Slurm all pass on one SIGTERM, so that
+    those within a second of the first signal are the same one."""
+    first = -SAME_SIGNAL_S
 
     def handle(number: int, _: object) -> None:
+        nonlocal first
         # Says nothing through `say`: this may have interrupted it halfway.
+        if number == signal.SIGTERM and time.monotonic() - first < SAME_SIGNAL_S:
+            return
+        first = time.monotonic()
         if supervisor.leaving:
             os.write(2, b"left at once; the run resumes from its newest checkpoint\n")
             os._exit(RESUMABLE)

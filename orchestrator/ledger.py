@@ -8,7 +8,7 @@ productive      steps that count            startup       driver, placement, imp
                                                           first time and after a stop
 compile         the first micro-batch       data wait     the step waited for its batch
 save            the step waited for a save  evaluation    validation
-recovery        after a fault: detect, decide, place, import, engine, load, data, compile, first batch
+recovery        after a fault or a preemption: detect, decide, place, import, engine, load, data, compile, first batch
 lost work       steps done again later and the step a fault broke off, charged where they were lost
 shutdown        after the last step         waiting       for machines          nobody      no driver alive
 """
@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from orchestrator.policy import hurts
 from orchestrator.run_log import ENDS, Entry, live_checkpoints
 from orchestrator.timeline import Stroke, flatten
 
@@ -29,7 +30,6 @@ NAMES = (
     "recovery", "lost work", "shutdown", "waiting", "nobody",
 )  # fmt: skip
 PARTS = ("detect", "decide", "place", "import", "engine", "load", "data", "first batch", "compile")
-HURT = ("lost", "died", "failed", "damaged")
 Event = dict[str, Any]
 
 
@@ -110,7 +110,7 @@ class _Attempt:
     def fault_at(self) -> float:
         """Our own errors are noted when they happen; the peers of a dead rank learn of it only later."""
         errors = [event["t"] for event in self.events if event["kind"] == "error"]
-        own = self.ended is not None and self.ended.facts["outcome"] in ("failed", "damaged")
+        own = self.ended is not None and self.ended.facts["outcome"] in ("failed", "diverged", "damaged")
         return min(errors) if own and errors else self.last_sign
 
 
@@ -157,7 +157,7 @@ def _between(entries: Sequence[Entry], by_attempt: dict[int, list[Event]], end: 
         if entry.kind == "waiting":
             yield Stroke(entry.time, until, "waiting", layer=5)
         elif entry.kind == "attempt ended":
-            hurt = entry.facts["outcome"] in HURT
+            hurt = hurts(entry.facts["outcome"], entry.facts["cause"])
             name, part = ("recovery", "decide") if hurt else ("shutdown", "")
             yield Stroke(entry.time, until, name, part, entry.facts["attempt"], 1)
         elif entry.kind == "taken over" and number and entry.writer != entries[number - 1].writer:
@@ -177,7 +177,7 @@ def _attempts(entries: Sequence[Entry], by_attempt: dict[int, list[Event]], end:
         follows = any(e.kind in ("taken over", "attempt started", *ENDS) for e in entries[began.n + 1 :])
         heard = max([began.time, *_signs(events)])
         until = ended.time if ended else min(heard, after.time if after else end) if follows else end
-        hurt = ended.facts["outcome"] in HURT if ended else follows
+        hurt = hurts(ended.facts["outcome"], ended.facts["cause"]) if ended else follows
         before = found[-1] if found else None
         mends = before.n if before and before.hurt and not _paused(entries, before.n, began.n) else None
         found.append(_Attempt(began, ended, events, until, hurt, _keeps(entries, began, hurt), mends))

@@ -73,6 +73,11 @@ def _ended(facts: dict[str, Any]) -> str:
     return f"attempt {facts['attempt']} {facts['outcome']} at step {facts['step']}{cause}"
 
 
+def _notice(facts: dict[str, Any]) -> str:
+    by = "" if facts["deadline"] is None else f" by {stamp(facts['deadline'])}"
+    return f"notice ({facts['source']}): node {facts['node'][:12]}{by}: {facts['cause']}"
+
+
 def _because(text: str, facts: dict[str, Any]) -> str:
     return f"{text}: {facts['why']}" if facts.get("why") else text
 
@@ -98,6 +103,10 @@ _ENTRIES: dict[str, Callable[[dict[str, Any]], str]] = {
     ),
     "checkpoint deleted": lambda f: _because(f"checkpoint {f['path']} deleted", f),
     "checkpoint damaged": lambda f: _because(f"checkpoint {f['path']} is damaged", f),
+    "batch left out": lambda f: _because(f"batch {f['batch']} is left out from now on", f),
+    "notice": _notice,
+    "straggler": lambda f: _because(f"node {f['node'][:12]} is slow", f),
+    "compile cache": lambda f: f"compiled code kept, {_size(f['bytes'])}: {f['path']}",
     "request": lambda f: (
         f"asked to {f['asks']}" + (f": workers {f['min']}..{f['max']}" if f["asks"] == "scale" else "")
     ),
@@ -140,6 +149,15 @@ _EVENTS: dict[str, Callable[[Event], str]] = {
     "evaluated": _evaluated,
     "bad sample": _bad,
     "error": lambda e: f"error: {first_line(e['error'])}",
+    "save waited": lambda e: (
+        f"save of step {e['step']} waited {e['seconds']:.1f} s for the one of step {e['behind']}"
+    ),
+    "save failed": lambda e: f"save of step {e['step']} failed, the next one goes on: {e['error']}",
+    "compile cache": lambda e: _because(f"compile cache {e['what']}", e),
+    "diverged": lambda e: _because(f"step {e['step']}, batch {e['batch']} diverged", e),
+    "step dropped": lambda e: (
+        f"step {e['step']} dropped after {e['turn']} micro-batches: the deadline is nearer than its end"
+    ),
     "flush failed": lambda e: f"notes could not be written, trying again: {e['error']}",
     "left": lambda e: f"rank {e['rank']} left at step {e['step']}: {e['outcome']}",
 }

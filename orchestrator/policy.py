@@ -2,6 +2,7 @@
 
 observation -> Start | Wait | GiveUp | Done | Leave, with the reason in one line: decision, count and limit. Losses of machines and
 failures (of our code, or of a process whose machine lives) have separate budgets, refilled when a newer checkpoint is committed.
+Batches left out have a budget of their own, for the whole run.
 """
 
 from __future__ import annotations
@@ -12,23 +13,41 @@ from typing import Literal
 from data_pipeline.order import useful_world
 from orchestrator.errors import FAILED, USAGE
 
+HURT = ("lost", "died", "hung", "failed", "damaged", "diverged")  # what follows these is a recovery
+FAILURES = ("died", "hung", "failed", "damaged")  # charged to recovery.failures
+PREEMPTED, RESIZE = "preempted", "resize"  # how the causes begin of a stop after which the run goes on
+
 
 @dataclass(frozen=True)
 class Outcome:
     """How an attempt ended.
 
-    finished; stopped (asked to, saved); lost (a machine went); died (a process went, its machine lives); vanished (one of the two);
-    failed (our code, with traceback); damaged (the checkpoint it should start from); refused (the user must mend something).
+    finished; stopped (told to); lost (a machine went); died (a process went, its machine lives); vanished (one of the two); hung (a rank
+    stopped, so we ended it); failed (our code, with traceback); diverged (`batch` gave a loss or gradient that cannot be used); damaged
+    (the checkpoint it should start from); refused (the user must mend something).
     """
 
-    kind: Literal["finished", "stopped", "lost", "died", "vanished", "failed", "damaged", "refused"]
+    kind: Literal[
+        "finished", "stopped", "lost", "died", "vanished", "hung", "failed", "diverged", "damaged", "refused"
+    ]
     cause: str = ""
     step: int = 0  # where it was
+    batch: int | None = None  # that diverged
 
     @property
-    def hurt(self) -> bool:
-        """Whether what follows is a recovery."""
-        return self.kind in ("lost", "died", "failed", "damaged")
+    def preempted(self) -> bool:
+        """Whether it stopped because a machine of its own was announced to go."""
+        return self.kind == "stopped" and self.cause.startswith(PREEMPTED)
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether it stopped only to start again at once."""
+        return self.preempted or (self.kind == "stopped" and self.cause.startswith(RESIZE))
+
+
+def hurts(kind: str, cause: str) -> bool:
+    """Whether what follows an attempt that ended so is a recovery."""
+    return kind in HURT or (kind == "stopped" and cause.startswith(PREEMPTED))
 
 
 @dataclass(frozen=True)
@@ -39,6 +58,8 @@ class Budget:
     max_failures: int
     losses: int
     max_losses: int | None  # None: unlimited
+    left_out: tuple[int, ...] = ()  # batches, in the order they diverged, of the whole run
+    max_left_out: int = 3
 
 
 @dataclass(frozen=True)
@@ -109,10 +130,22 @@ def decide(seen: Observed) -> Decision:
         )
     if seen.leaving:
         return Leave(seen.leaving)
-    if last and last.kind == "stopped" and not last.cause.startswith("resize"):
+    if last and last.kind == "stopped" and not last.goes_on:
         return Leave(last.cause)
     if _repeated(seen.before, last):
         return GiveUp(f"the same failure twice without a new checkpoint: {last.cause if last else ''}")
+    return _overdrawn(budget, last) or _place(seen)
+
+
+def _overdrawn(budget: Budget, last: Outcome | None) -> GiveUp | None:
+    """The budget that is used up, if one is."""
+    if last and last.kind == "diverged" and budget.left_out.count(last.batch or 0) > 1:
+        return GiveUp(f"batch {last.batch} was left out and diverged again: {last.cause}")
+    if len(budget.left_out) > budget.max_left_out:
+        return GiveUp(
+            f"{len(budget.left_out)} batches diverged ({', '.join(map(str, budget.left_out))}), "
+            f"recovery.left_out allows {budget.max_left_out}; lower the rate or clip harder. Newest: {last.cause if last else ''}"
+        )
     if budget.failures > budget.max_failures:
         return GiveUp(
             f"{budget.failures} failures without a new checkpoint, recovery.failures allows {budget.max_failures}"
@@ -121,7 +154,7 @@ def decide(seen: Observed) -> Decision:
         return GiveUp(
             f"{budget.losses} losses without a new checkpoint, recovery.preemptions allows {budget.max_losses}"
         )
-    return _place(seen)
+    return None
 
 
 def _repeated(before: Outcome | None, last: Outcome | None) -> bool:

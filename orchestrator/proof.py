@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 
 from data_pipeline.order import Order
+from orchestrator import history, run_log
 from orchestrator.history import StepLine
 from orchestrator.status import Book
 
@@ -19,6 +20,7 @@ class Comparison:
     steps_after_kill: int
     skipped: int
     repeated: int
+    left_out: int
     equal_digests: bool
 
     @property
@@ -37,6 +39,7 @@ def compare(broken: Book, unbroken: Book, killed_at: int) -> Comparison:
         steps_after_kill=len(left) - killed_at,
         skipped=skipped,
         repeated=repeated,
+        left_out=samples_left_out(broken),
         equal_digests=[line.as_json()["id_digest"] for line in left]
         == [line.as_json()["id_digest"] for line in right],
     )
@@ -45,19 +48,35 @@ def compare(broken: Book, unbroken: Book, killed_at: int) -> Comparison:
 def delivered_once(book: Book) -> tuple[int, int]:
     """Samples skipped and repeated, counted from the ids that the workers noted, epoch by epoch.
 
-    An epoch that the run has left behind must hold every sample once; the one it ended in, none twice.
+    An epoch that the run has left behind must hold every sample once, but for those of batches it was told to leave out; the one it
+    ended in, none twice.
     """
     batch, samples = book.frozen.spec.train.global_batch, book.frozen.geometry.samples
     order = Order(book.frozen.geometry)
-    epochs: dict[int, Counter[int]] = {}
+    epochs: dict[int, Counter[int]] = defaultdict(Counter)
     for line in book.history:
-        items = order.step_items((line.step - 1) * batch, batch)
+        items = order.step_items(line.batch * batch, batch)
         for item, sample in zip(items.tolist(), _ids(line), strict=True):
-            epochs.setdefault(item // samples, Counter())[sample] += 1
-    whole = len(book.history) * batch // samples
-    skipped = sum(samples - len(epochs.get(epoch, ())) for epoch in range(whole))
+            epochs[item // samples][sample] += 1
     repeated = sum(count - 1 for seen in epochs.values() for count in seen.values())
+    for number in _left_out(book):
+        items = order.step_items(number * batch, batch)
+        for item, sample in zip(items.tolist(), order.sample_ids(items).tolist(), strict=True):
+            epochs[item // samples][sample] += 1
+    whole = (book.history[-1].batch + 1) * batch // samples if book.history else 0
+    skipped = sum(samples - len(epochs[epoch]) for epoch in range(whole))
     return skipped, repeated
+
+
+def samples_left_out(book: Book) -> int:
+    """Samples of the batches that the run was told to leave out, and has passed."""
+    return len(_left_out(book)) * book.frozen.spec.train.global_batch
+
+
+def _left_out(book: Book) -> list[int]:
+    """Batches that no step trained on and that the log says to leave out; any other that is missing was skipped."""
+    told = set(run_log.left_out(book.entries))
+    return [number for number in history.left_out(book.history) if number in told]
 
 
 def _ids(line: StepLine) -> list[int]:

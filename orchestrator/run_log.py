@@ -8,9 +8,13 @@ submitted          a job was sent that will lead the run; carries its id
 taken over         a driver starts to lead the run; carries why
 resources changed  keys outside the identity that differ from the entry before
 attempt started    world, checkpoint it starts from; its number names all the attempt uploads
-attempt ended      outcome: finished, stopped, lost, died, failed, damaged, refused; with cause
+attempt ended      outcome: finished, stopped, lost, died, hung, failed, diverged, damaged, refused; with cause
+notice             a machine will go, or may: node, deadline (Unix seconds or null), cause, source
+straggler          a node that is slower than the others: node, why
+batch left out     from now on, because it diverged: batch, step, why
 waiting            for machines; carries why
 checkpoint committed / checkpoint deleted / checkpoint damaged
+compile cache      what an attempt compiled lies at path; carries key and SHA-256
 request            a stop, scale or save asked for by anyone, now taken up
 stopped, gave up, finished
 """
@@ -31,6 +35,7 @@ from orchestrator.errors import Fenced
 from orchestrator.spec import Spec
 
 ENDS = ("stopped", "gave up", "finished")
+REMARKS = ("notice", "request")  # entries that change nothing about what the run is doing
 
 
 @dataclass(frozen=True)
@@ -114,6 +119,11 @@ class RunLog:
         return next((entry for entry in reversed(self.entries) if entry.kind in kinds), None)
 
 
+def standing(entries: list[Entry]) -> str:
+    """The kind of the newest entry that says what the run is doing."""
+    return next((entry.kind for entry in reversed(entries) if entry.kind not in REMARKS), "created")
+
+
 def log_resources(log: RunLog, spec: Spec) -> None:
     """Write down that the run goes on with the resources of `spec`."""
     log.append("resources changed", spec=spec.model_dump(mode="json", by_alias=True))
@@ -128,6 +138,11 @@ def live_checkpoints(entries: Iterable[Entry]) -> list[Entry]:
         elif entry.kind in ("checkpoint deleted", "checkpoint damaged"):
             live.pop(entry.facts["path"], None)
     return list(live.values())
+
+
+def left_out(entries: Iterable[Entry]) -> tuple[int, ...]:
+    """The batches left out so far, in the order they diverged."""
+    return tuple(int(entry.facts["batch"]) for entry in entries if entry.kind == "batch left out")
 
 
 def acknowledged(entries: Iterable[Entry]) -> set[str]:

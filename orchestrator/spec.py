@@ -24,10 +24,11 @@ from pydantic import (
 )
 
 from mixer_model.config import config as mixer_config
-from orchestrator.durations import Duration, parse_bytes, parse_duration
+from orchestrator.durations import Duration, parse_bytes, parse_duration, parse_interval
 from orchestrator.errors import SpecError, UserError
 
 Steps = Annotated[Duration, BeforeValidator(parse_duration), PlainSerializer(str, return_type=str)]
+Interval = Annotated[Duration, BeforeValidator(parse_interval), PlainSerializer(str, return_type=str)]
 Bytes = Annotated[int, BeforeValidator(parse_bytes)]
 
 
@@ -153,6 +154,10 @@ class Train(Section):
     )
     zero: Literal[0, 1, 2, 3] = Field(2, description="DeepSpeed ZeRO stage")
     compile: bool = Field(True, description="torch.compile, one block for all")
+    compile_cache: bool = Field(
+        True,
+        description="keep compiled code in the store for later attempts; off for a store others write to",
+    )
     activation_checkpointing: bool = Field(
         False, description="keep a block's input only and compute the rest again"
     )
@@ -183,7 +188,11 @@ class Train(Section):
 class Checkpoint(Section):
     """When state is saved, and how many of the saved states stay."""
 
-    every: Steps = Field(Duration(500, "steps"), description="steps, images, epochs or wall time (`10 min`)")
+    every: Interval = Field(
+        Duration(500, "steps"),
+        description="steps, images, epochs or wall time (`10 min`); `auto`: as often as loses least, by what a save costs and how "
+        "often work is lost",
+    )
     keep: int = Field(3, ge=1, description="newest whole checkpoints that stay")
     async_: bool = Field(True, alias="async", description="upload behind the step; false waits for it")
 
@@ -203,6 +212,14 @@ class Workers(Section):
         return self
 
 
+class Spike(Section):
+    """When a step's loss or gradient norm is so far above the usual that its batch is left out."""
+
+    loss: float | None = Field(3.0, gt=1, description="times the median of the window; null is off")
+    norm: float | None = Field(10.0, gt=1, description="the gradient's norm, likewise")
+    window: int = Field(50, ge=20, le=1000, description="newest steps the median is of; judged from 20 on")
+
+
 class Recovery(Section):
     """What may go wrong before the run gives up. The budgets refill when a newer checkpoint is committed."""
 
@@ -211,6 +228,14 @@ class Recovery(Section):
         "unlimited", description="machines lost"
     )
     wait: Steps = Field(Duration(60, "minutes"), description="longest wait for machines, wall time")
+    spike: Spike | None = Field(None, description="off when left out: only what is not finite counts")
+    left_out: int = Field(
+        3, ge=0, description="batches with a loss or gradient that cannot be used, in the whole run"
+    )
+    stragglers: Literal["report", "replace"] = Field(
+        "report",
+        description="a node slower than the others: say so, or leave it too where there is room without it",
+    )
 
     @model_validator(mode="after")
     def _wall(self) -> Recovery:

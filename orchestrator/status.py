@@ -10,9 +10,9 @@ from typing import Any
 
 import mixer_model
 from mixer_model.config import config as mixer_config
-from orchestrator import history, ledger
+from orchestrator import history, ledger, waterfall
 from orchestrator.frozen import Frozen
-from orchestrator.run_log import Entry, live_checkpoints
+from orchestrator.run_log import Entry, left_out, live_checkpoints, standing
 from orchestrator.run_store import Run, effective
 from orchestrator.training.events import read_events
 
@@ -57,7 +57,7 @@ class Book:
 
     def state(self) -> str:
         """submitted (its job has not begun), running, waiting, starting, abandoned (no driver alive), stopped, failed, finished."""
-        last = self.entries[-1].kind if self.entries else "created"
+        last = standing(self.entries)
         if last in STATES:
             return STATES[last]
         holder = self.run.holder()
@@ -86,7 +86,7 @@ class Book:
             "samples_seen": step * self.frozen.spec.train.global_batch,
             "world_size": self.attempt.facts["world"] if self.attempt else None,
             "attempt": self.attempt.n if self.attempt else None,
-            "attempts": sum(entry.kind == "attempt started" for entry in self.entries),
+            "attempts": waterfall.attempts(self.entries, self.ledger),
             "last_checkpoint": saved[-1].facts["path"] if saved else None,
             "loss": self.progress.get("loss", newest.get("loss")),
             "images_per_s": self.images_per_s(),
@@ -97,6 +97,8 @@ class Book:
             "id_digest": history.chain(self.history),
             "evaluation": self.progress.get("evaluation"),
             "bad_samples": bad,
+            "left_out": list(left_out(self.entries)),
+            "notices": sum(entry.kind == "notice" for entry in self.entries),
             "fingerprint": self.frozen.fingerprint,
         }
 

@@ -8,52 +8,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from dataclasses import replace
+from typing import Any
 
-from data_pipeline.storage import StoreError
-from orchestrator import checkpoints
-from orchestrator.errors import DONE, RESUMABLE, DamagedCheckpoint
+from orchestrator import checkpoints, endings
+from orchestrator.errors import DONE, RESUMABLE
 from orchestrator.frozen import Frozen
-from orchestrator.policy import Budget, Decision, Done, GiveUp, Leave, Observed, Outcome, Start, Wait, decide
-from orchestrator.redact import redact
-from orchestrator.run_log import Entry, RunLog, acknowledged, live_checkpoints, log_resources
+from orchestrator.growing import Growing
+from orchestrator.lead import Lead
+from orchestrator.memory import Memory
+from orchestrator.pace import Pace
+from orchestrator.policy import Decision, Done, GiveUp, Leave, Observed, Outcome, Start, Wait, decide, hurts
+from orchestrator.ports import Gauges, Machines
+from orchestrator.redact import first_line, redact
+from orchestrator.run_log import Entry, RunLog, left_out, live_checkpoints, standing
 from orchestrator.run_store import Run
-from orchestrator.spec import Spec, Workers
+from orchestrator.spec import Spec
+from orchestrator.tending import Tending
 
-POLL_S, TEND_EVERY_S = 0.2, 1.0
-NODE_NEWS_S = 20.0  # a cluster knows of a dead node some seconds after the processes on it have gone
+POLL_S, WAIT_EVERY_S = 0.2, 1.0
 LAST_LOOKS = 5
-
-
-class Work(Protocol):
-    """What the supervisor needs of an attempt."""
-
-    def start(self) -> None: ...
-    def poll(self) -> Outcome | None: ...
-    def wait(self, seconds: float) -> None: ...
-
-
-class Machines(Protocol):
-    """What the supervisor needs of a cluster."""
-
-    def available(self, workers: Workers) -> int: ...
-    def nodes(self) -> set[str]: ...
-    def attempt(self, name: str, world: int, workers: Workers, config: dict[str, Any]) -> Work: ...
-    def release(self) -> None: ...
-
-
-@dataclass
-class Memory:
-    """What one driver remembers between decisions. All that must survive it is in the log."""
-
-    last: Outcome | None = None
-    before: Outcome | None = None
-    failures: int = 0
-    losses: int = 0
-    waiting_since: float | None = None
-    saves_asked: int = 0
-    seen_requests: set[str] = field(default_factory=set)
 
 
 class Supervisor:
@@ -66,24 +40,37 @@ class Supervisor:
         log: RunLog,
         machines: Machines,
         say: Callable[[str], None] = lambda _: None,
+        gauges: Gauges | None = None,
     ) -> None:
-        self.run, self.frozen, self.log, self.machines, self._say = run, frozen, log, machines, say
-        self.memory = Memory(seen_requests=acknowledged(log.entries))
-        self.leaving: str | None = None  # set by a signal, or a stop request
-        self._resize: str | None = None
-        self._since = _addressed_from(log.entries)
+        self._lead = Lead(run, frozen, log, machines, say, gauges)
+        self._pace = Pace(log.entries)
+        self._growing = Growing(self._lead, self._pace)
+        self.memory = Memory()
+
+    @property
+    def leaving(self) -> str | None:
+        """Why the run is to stop; set by a signal, or a stop request."""
+        return self._lead.leaving
+
+    @leaving.setter
+    def leaving(self, why: str) -> None:
+        self._lead.leaving = why
+
+    def set_resources(self, spec: Spec) -> None:
+        """Go on with the resources of `spec`, and log them."""
+        self._lead.set_resources(spec)
 
     def lead(self) -> int:
         """Run attempts until the run ends or must leave; the exit code. Fenced when another driver takes over."""
         try:
             self._dismiss()
-            return self._lead()
-        except BaseException:
-            self.machines.release()  # no worker goes on without a driver
-            raise
+            return self._decide()
+        finally:
+            self._lead.machines.release()  # no worker goes on without a driver
 
-    def _lead(self) -> int:
+    def _decide(self) -> int:
         while True:
+            self._back_off()
             decision = decide(self._observe())
             match decision:
                 case Start():
@@ -95,152 +82,142 @@ class Supervisor:
 
     def _dismiss(self) -> None:
         """Keep what the attempt of the driver before this one saved whole, and tell its workers to leave, should they live."""
-        began = self.log.last("attempt started", "attempt ended")
+        began = self._lead.log.last("attempt started", "attempt ended")
         if began and began.kind == "attempt started":
-            self._commit(began)
-            self._control(began, leave="the run was taken over")
+            self._lead.commit(began)
+            self._lead.keep_compile_cache(began)
+            self._lead.control(began, leave="the run was taken over")
 
     # -- between attempts -----------------------------------------------------------------------------------------------
     def _observe(self) -> Observed:
-        self._take_requests()
-        memory = self.memory
-        budget = self.frozen.spec.recovery.preemptions
+        lead, memory = self._lead, self.memory
+        self._listen()
+        entries = lead.log.entries
         return replace(
-            self._sizes(),
-            last=Outcome("finished") if self.log.last("finished") else memory.last,
+            lead.sizes(),
+            last=Outcome("finished") if lead.log.last("finished") else memory.last,
             before=memory.before,
-            budget=Budget(
-                memory.failures,
-                self.frozen.spec.recovery.failures,
-                memory.losses,
-                None if budget == "unlimited" else int(budget),
-            ),
+            budget=memory.budget(lead.frozen.spec.recovery, entries),
             waited_s=time.time() - memory.waiting_since if memory.waiting_since else 0.0,
-            leaving=self.leaving,
-            bereft=self.log.last("checkpoint committed") is not None
-            and not live_checkpoints(self.log.entries),
+            leaving=lead.leaving,
+            bereft=lead.log.last("checkpoint committed") is not None and not live_checkpoints(entries),
         )
 
-    def _sizes(self) -> Observed:
-        """The part of an observation that is about room only."""
-        spec = self.frozen.spec
-        return Observed(
-            available=self.machines.available(spec.workers),
-            minimum=spec.workers.min,
-            maximum=spec.workers.max,
-            slots=spec.train.micro_batches,
-            wait_limit_s=spec.recovery.wait.seconds or 0.0,
-        )
+    def _listen(self) -> None:
+        """What was announced and asked while no attempt works: machines that go are drained, nothing else is owed to them."""
+        self._lead.hear()
+        self._lead.write_notices()
+        for request in self._lead.requests.take():
+            self._lead.obey(request)
 
     def _wait(self, why: str) -> None:
         self.memory.waiting_since = self.memory.waiting_since or time.time()
-        if self.log.entries[-1].kind != "waiting":
-            self.log.append("waiting", why=why)
-            self._say(f"waiting for machines: {why}")
-        time.sleep(TEND_EVERY_S)
+        if standing(self._lead.log.entries) != "waiting":
+            self._lead.log.append("waiting", why=why)
+            self._lead.say(f"waiting for machines: {why}")
+        self._growing.look()
+        time.sleep(WAIT_EVERY_S)
 
     def _end(self, decision: Decision) -> int:
+        lead = self._lead
+        self._growing.withdraw()
         if not isinstance(decision, GiveUp):
-            checkpoints.collect_orphans(self.run.store, self.log.entries, below=len(self.log.entries))
+            entries = lead.log.entries
+            checkpoints.collect_orphans(lead.run.store, entries, below=len(entries))
         match decision:
             case Done():
-                if self.log.last("finished") is None:
-                    self.log.append("finished", step=self.frozen.steps)
-                self._say("finished")
+                if lead.log.last("finished") is None:
+                    lead.log.append("finished", step=lead.frozen.steps)
+                lead.say("finished")
                 return DONE
             case Leave(why):
-                self.log.append("stopped", why=why)
-                self._say(f"stopped, resumable: {why}")
+                lead.log.append("stopped", why=why)
+                lead.say(f"stopped, resumable: {why}")
                 return RESUMABLE
             case GiveUp(why, code):
-                self.log.append("gave up", why=redact(why)[:4000])
-                self._say(f"gave up: {why}")
+                lead.log.append("gave up", why=redact(why)[:4000])
+                lead.say(f"gave up: {why}")
                 return code
         raise AssertionError(decision)
 
     # -- an attempt -----------------------------------------------------------------------------------------------------
     def _attempt(self, start: Start) -> None:
-        self._back_off()
-        live = live_checkpoints(self.log.entries)
+        lead = self._lead
+        live = live_checkpoints(lead.log.entries)
         origin = live[-1] if live else None
         place = {"path": origin.facts["path"], "sha256": origin.facts["sha256"]} if origin else None
-        began = self.log.append(
+        began = lead.log.append(
             "attempt started",
             world=start.world,
             why=start.why,
             checkpoint=place,
             step=origin.facts["step"] if origin else 0,
         )
-        self._say(f"attempt {began.n}: {start.world} workers from step {began.facts['step']} ({start.why})")
-        nodes = self.machines.nodes()
-        work = self.machines.attempt(
-            f"{self.run.name}-{began.n}",
-            start.world,
-            self.frozen.spec.workers,
-            {"run": self.run.url, "attempt": began.n, "frozen": self.frozen.to_yaml(), "checkpoint": place},
-        )
-        self._resize, self.memory.saves_asked = None, 0
-        work.start()
-        outcome = self._tend(work, began)
-        self._commit(began)
-        outcome = self._require_last(self._name(outcome, began, nodes), began)
-        self.log.append(
+        lead.say(f"attempt {began.n}: {start.world} workers from step {began.facts['step']} ({start.why})")
+        outcome = self._work(began, self._config(began))
+        if outcome.kind == "diverged":
+            lead.log.append(
+                "batch left out", batch=outcome.batch, step=outcome.step, why=redact(outcome.cause)[:4000]
+            )
+            lead.say(f"batch {outcome.batch} is left out from now on")
+        lead.log.append(
             "attempt ended",
             attempt=began.n,
             outcome=outcome.kind,
             cause=redact(outcome.cause)[:4000],
             step=outcome.step,
         )
-        self._say(
-            f"attempt {began.n} {outcome.kind} at step {outcome.step} {outcome.cause.splitlines()[0] if outcome.cause else ''}"
-        )
+        lead.say(f"attempt {began.n} {outcome.kind} at step {outcome.step} {first_line(outcome.cause)}")
         self._charge(outcome, place, gained=outcome.step > began.facts["step"])
+        lead.show(began)
+
+    def _config(self, began: Entry) -> dict[str, Any]:
+        """What the workers of an attempt are told."""
+        lead = self._lead
+        return {
+            "run": lead.run.url,
+            "attempt": began.n,
+            "frozen": lead.frozen.to_yaml(),
+            "checkpoint": began.facts["checkpoint"],
+            "left_out": sorted(set(left_out(lead.log.entries))),
+            "loss_every_s": self._pace.loss_every_s(),
+            "compile_cache": lead.compile_cache(),
+        }
+
+    def _work(self, began: Entry, config: dict[str, Any]) -> Outcome:
+        """Run an attempt to its end, and keep what it saved."""
+        lead = self._lead
+        nodes = lead.machines.nodes()
+        work = lead.machines.attempt(
+            f"{lead.run.name}-{began.n}", began.facts["world"], lead.frozen.spec.workers, config
+        )
+        tending = Tending(lead, work, began, self._pace, self._growing)
+        work.start()
+        outcome = tending.tend()
+        self._pace.attempt_over()
+        self._commit(began, tending.committed)
+        lead.keep_compile_cache(began)
+        outcome = endings.name(outcome, began, lead.run, lead.machines, work.nodes() or nodes, tending.why)
+        return self._require_last(outcome, began)
+
+    def _commit(self, began: Entry, before: int = 0) -> None:
+        if len(self._lead.commit(began)) + before:
+            self.memory.refill()
 
     def _back_off(self) -> None:
         """After several setbacks in a row without a new checkpoint, each start waits twice as long as the one before."""
-        setbacks = self.memory.failures + self.memory.losses
-        until = time.monotonic() + (min(60.0, 2.0 ** (setbacks - 1)) if setbacks > 1 else 0.0)
+        until = time.monotonic() + self.memory.take_back_off_s()
         while time.monotonic() < until and not self.leaving:
+            self._lead.hear()
             time.sleep(POLL_S)
-
-    def _tend(self, work: Work, began: Entry) -> Outcome:
-        """Keep the books of a working attempt until it ends."""
-        told, next_look = False, 0.0
-        while (outcome := work.poll()) is None:
-            if time.monotonic() >= next_look:
-                next_look = time.monotonic() + TEND_EVERY_S
-                try:
-                    self._commit(began)
-                    self._take_requests()
-                    if (why := self.leaving or self._resize) and not told:
-                        told = self._control(began, leave=why)
-                except StoreError as error:
-                    self._say(f"the store does not answer, trying on: {error}")
-            work.wait(POLL_S)
-        return outcome
-
-    def _commit(self, began: Entry) -> None:
-        """Make real what the attempt has saved whole, then drop what is older than `checkpoint.keep`, and what no attempt completed."""
-        store = self.run.store
-        for path in checkpoints.whole_uncommitted(store, self.log.entries, began.n):
-            try:
-                entry = checkpoints.commit(store, self.log, path)
-            except DamagedCheckpoint as error:
-                self.log.append("checkpoint damaged", path=path, why=str(error))
-                continue
-            self.memory.failures = self.memory.losses = 0
-            self.memory.last = None  # a failure before this checkpoint is not the same as one after it
-            self._say(f"checkpoint of step {entry.facts['step']} committed")
-            checkpoints.prune(store, self.log, self.frozen.spec.checkpoint.keep)
-            checkpoints.collect_orphans(store, self.log.entries, below=began.n)
 
     def _require_last(self, outcome: Outcome, began: Entry) -> Outcome:
         """A run has finished when its last step is committed; a store's list may show it a moment late."""
         for _ in range(LAST_LOOKS):
-            live = live_checkpoints(self.log.entries)
-            if outcome.kind != "finished" or (live and live[-1].facts["step"] >= self.frozen.steps):
+            live = live_checkpoints(self._lead.log.entries)
+            if outcome.kind != "finished" or (live and live[-1].facts["step"] >= self._lead.frozen.steps):
                 return outcome
-            time.sleep(TEND_EVERY_S)
+            time.sleep(WAIT_EVERY_S)
             self._commit(began)
         return replace(
             outcome,
@@ -248,89 +225,9 @@ class Supervisor:
             cause="the workers finished, but their last checkpoint is not in the store",
         )
 
-    def _name(self, outcome: Outcome, began: Entry, nodes: set[str]) -> Outcome:
-        """The outcome with what the bucket and the cluster know of it."""
-        progress = self.run.read_json(f"progress/{began.n}.json") or {}
-        outcome = replace(outcome, step=int(progress.get("step", began.facts["step"])))
-        if outcome.kind == "finished" and progress.get("exit") == "stopped":
-            return replace(outcome, kind="stopped", cause=self.leaving or self._resize or "asked to")
-        gone = nodes - self.machines.nodes()
-        patient_until = time.monotonic() + (NODE_NEWS_S if outcome.kind == "vanished" else 0.0)
-        while not gone and time.monotonic() < patient_until:
-            time.sleep(POLL_S)
-            gone = nodes - self.machines.nodes()
-        if outcome.kind in ("died", "vanished"):
-            news = f"{len(gone)} node(s) gone; " if gone else ""
-            return replace(outcome, kind="lost" if gone else "died", cause=news + outcome.cause)
-        return outcome
-
     def _charge(self, outcome: Outcome, place: dict[str, Any] | None, *, gained: bool) -> None:
-        memory = self.memory
-        if gained:
-            memory.waiting_since = None
-        memory.before, memory.last = memory.last, outcome
-        memory.losses += outcome.kind == "lost"
-        memory.failures += outcome.kind in ("failed", "died", "damaged")
+        self.memory.charge(outcome, gained=gained)
+        if hurts(outcome.kind, outcome.cause):
+            self._growing.hurt()
         if outcome.kind == "damaged" and place:
-            self.log.append("checkpoint damaged", path=place["path"], why=outcome.cause)
-
-    # -- what others ask for --------------------------------------------------------------------------------------------
-    def _control(self, began: Entry, **orders: Any) -> bool:
-        key = f"control/{began.n}.json"
-        self.run.write_json(key, {**(self.run.read_json(key) or {}), **orders})
-        return True
-
-    def _take_requests(self) -> None:
-        for request in self.run.requests(self.memory.seen_requests):
-            stale = request["time"] < self._since
-            self.log.append(
-                "request",
-                **{key: value for key, value in request.items() if key not in ("kind", "time")},
-                asks=request["kind"],
-                stale=stale,
-            )
-            self.memory.seen_requests.add(request["id"])  # now, not before: the log may not have taken it
-            if not stale:
-                self._obey(request)
-
-    def _obey(self, request: dict[str, Any]) -> None:
-        match request["kind"]:
-            case "stop":
-                self.leaving = "mixer stop"
-            case "save":
-                self.memory.saves_asked += 1
-                began = self.log.last("attempt started")
-                if began:
-                    self._control(began, save=self.memory.saves_asked)
-            case "scale":
-                self._scale(int(request["min"]), int(request["max"]))
-
-    def _scale(self, minimum: int, maximum: int) -> None:
-        workers = self.frozen.spec.workers.model_copy(update={"min": minimum, "max": maximum})
-        self.set_resources(self.frozen.spec.model_copy(update={"workers": workers}))
-        began = self.log.last("attempt started", "attempt ended")
-        if began and began.kind == "attempt started" and not minimum <= began.facts["world"] <= maximum:
-            self._resize = f"resize: workers {minimum}..{maximum}"
-        elif began and began.kind == "attempt started":
-            self._grow_if_useful(began)
-
-    def _grow_if_useful(self, began: Entry) -> None:
-        decision = decide(self._sizes())
-        if isinstance(decision, Start) and decision.world != began.facts["world"]:
-            self._resize = f"resize: {began.facts['world']} -> {decision.world} workers"
-
-    def set_resources(self, spec: Spec) -> None:
-        """Go on with the resources of `spec`, and log them."""
-        self.frozen = self.frozen.with_resources(spec)
-        log_resources(self.log, spec)
-
-
-def _addressed_from(entries: list[Entry]) -> float:
-    """From when on a request is meant for this driver: its claim, or the submission that led to it."""
-    since = 0.0
-    for entry in entries:
-        if entry.kind in ("created", "submitted") or (
-            entry.kind == "taken over" and entry.facts.get("why") != "submitted"
-        ):
-            since = entry.time
-    return since
+            self._lead.log.append("checkpoint damaged", path=place["path"], why=outcome.cause)

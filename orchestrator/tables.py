@@ -22,7 +22,9 @@ def status_table(facts: dict[str, Any]) -> Table:
     table.add_column()
     table.add_row("run", f"{facts['run']}  ({facts['state']})")
     table.add_row("step", f"{facts['step']} of {facts['steps']}, {facts['samples_seen']:,} samples")
-    table.add_row("workers", f"{facts['world_size']}, attempt {facts['attempts']} (log {facts['attempt']})")
+    table.add_row(
+        "workers", f"{facts['world_size']}, attempt {len(facts['attempts'])} (log {facts['attempt']})"
+    )
     table.add_row("last checkpoint", str(facts["last_checkpoint"]))
     table.add_row("loss", _number(facts["loss"], ".4f"))
     table.add_row("images/s", "-" if facts["images_per_s"] is None else rate_text(facts["images_per_s"]))
@@ -33,6 +35,8 @@ def status_table(facts: dict[str, Any]) -> Table:
         table.add_row("validation", f"{seen['accuracy']:.2%} of {seen['samples']} at step {seen['step']}")
     if facts["bad_samples"]:
         table.add_row("bad samples", str(facts["bad_samples"]))
+    if facts["left_out"]:
+        table.add_row("batches left out", ", ".join(map(str, facts["left_out"])))
     table.add_row("goodput", f"{facts['goodput']:.1%} of {facts['wall_s']:.1f} s")
     table.add_row("where it went", ledger_table(facts["ledger"]))
     table.add_row("sample digest", facts["id_digest"])

@@ -15,7 +15,7 @@ _MEANS = {
     "data wait": "a step waited for its batch",
     "save": "a step waited for a checkpoint",
     "evaluation": "the validation set",
-    "recovery": "from a fault to the first new micro-batch",
+    "recovery": "from a fault or a preemption to the first new micro-batch",
     "lost work": "steps that were done again",
     "shutdown": "after the last step",
     "waiting": "for machines",

@@ -8,6 +8,7 @@ it is not installed. Each comes with a maker of fresh buckets that also sets AWS
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from clusters.object_store import ObjectStore
 from tests import ceph
 from tests.ceph import Gateway
 
+os.environ.setdefault("MIXER_NOTICES", "file")  # no test asks the metadata server of the machine it runs on
 BucketMaker = Callable[[], str]
 _numbers = itertools.count(1)
 
@@ -61,7 +63,7 @@ def rgw_bucket(rgw: Gateway, monkeypatch: pytest.MonkeyPatch) -> BucketMaker:
 def _make_bucket(name: str) -> str:
     import boto3
 
-    boto3.client("s3").create_bucket(Bucket=name)
+    boto3.session.Session().client("s3").create_bucket(Bucket=name)
     return f"s3://{name}"
 
 

@@ -14,11 +14,15 @@ import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from orchestrator.errors import DamagedCheckpoint, PeerLost, needs_the_user
+from orchestrator.errors import DamagedCheckpoint, Diverged, PeerLost, needs_the_user
 from orchestrator.policy import Outcome
+from orchestrator.run_store import Run
 from orchestrator.spec import Workers
+
+if TYPE_CHECKING:
+    from clusters.notices import Notice
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["tests.gang_preload"])
@@ -41,7 +45,8 @@ def _rank_main(pipe: Connection, env: dict[str, str], fn: Callable[..., Any], ar
         pipe.send(("ok", fn(*args)))
         code = 0
     except BaseException as error:
-        pipe.send(("error", f"{type(error).__name__}: {error}", traceback.format_exc(), _kind(error)))
+        batch = getattr(error, "batch", None)
+        pipe.send(("error", f"{type(error).__name__}: {error}", traceback.format_exc(), _kind(error), batch))
         code = 1
     pipe.close()
     os._exit(code)  # process groups and threads of a killed gang may not be able to end in order
@@ -52,6 +57,8 @@ def _kind(error: BaseException) -> str:
         return "peer"
     if isinstance(error, DamagedCheckpoint):
         return "damaged"
+    if isinstance(error, Diverged):
+        return "diverged"
     return "refused" if needs_the_user(error) else "failed"
 
 
@@ -134,20 +141,31 @@ def run_gang(
 
 
 class GangAttempt:
-    """An attempt on a gang: the supervisor's Work without Ray."""
+    """An attempt on a gang: the supervisor's Work without Ray. Rank r is on the r-th of `places`."""
 
     def __init__(
-        self, world: int, fn: Callable[..., Any], config: dict[str, Any], env: dict[str, str]
+        self,
+        world: int,
+        fn: Callable[..., Any],
+        config: dict[str, Any],
+        env: dict[str, str],
+        places: list[str],
     ) -> None:
-        self._world, self._fn, self._config, self._env = world, fn, config, env
+        self._world, self._fn, self.config, self._env = world, fn, config, env
+        self.places = places[:world]
         self.gang: Gang | None = None
+        self.ended: Outcome | None = None  # by kill(), or by a test that plays what watches the ranks
+        self.slowness: dict[str, str] = {}  # a test may say that a node is slow
         self._bad_since: float | None = None
 
     def start(self) -> None:
-        self.gang = Gang(self._world, self._fn, self._config, env=self._env)
+        self.gang = Gang(self._world, self._fn, self.config, env=self._env)
 
     def poll(self) -> Outcome | None:
         assert self.gang is not None
+        if self.ended is not None:
+            self.gang.kill()
+            return self.ended
         over = self.gang.poll()
         bad = [said for said in self.gang.said.values() if said[0] != "ok"]
         if bad and not over:  # give the others a moment to say what they saw, then end them
@@ -162,30 +180,64 @@ class GangAttempt:
     def wait(self, seconds: float) -> None:
         time.sleep(min(seconds, 0.05))
 
+    def nodes(self) -> set[str]:
+        return set(self.places)
+
+    def started(self) -> bool:
+        return "loss" in (Run(self.config["run"]).read_json(f"progress/{self.config['attempt']}.json") or {})
+
+    def slow(self) -> dict[str, str]:
+        found, self.slowness = self.slowness, {}
+        return found
+
+    def kill(self, why: str) -> None:
+        assert self.gang is not None
+        self.ended = Outcome("stopped", why)
+        self.gang.kill()
+
     def _outcome(self, bad: list[tuple[Any, ...]]) -> Outcome:
         if not bad:
             return Outcome("finished")
         for said in bad:
-            if said[0] == "error" and said[3] in ("damaged", "refused", "failed"):
-                return Outcome(said[3], f"{said[1]}\n{said[2]}" if said[3] == "failed" else said[1])
+            if said[0] == "error" and said[3] in ("damaged", "refused", "failed", "diverged"):
+                cause = f"{said[1]}\n{said[2]}" if said[3] == "failed" else said[1]
+                return Outcome(said[3], cause, batch=said[4])
         return Outcome("died", "; ".join(str(said[1]) for said in bad))
 
 
 class GangMachines:
-    """Machines for the supervisor: `room` workers, each attempt a gang of gloo processes."""
+    """Machines for the supervisor: `room` nodes for one worker each, an attempt is a gang of gloo processes on them.
+
+    A test may change `room`, and put notices into `announced`.
+    """
 
     def __init__(self, fn: Callable[..., Any], room: int = 8, env: dict[str, str] | None = None) -> None:
         self._fn, self.room, self._env = fn, room, env or {}
         self.attempts: list[GangAttempt] = []
+        self.announced: list[Notice] = []
+        self.drained: set[str] = set()
+        self.asked: list[int] = []
 
-    def available(self, workers: Workers) -> int:
-        return self.room
+    def available(self, workers: Workers, without: str | None = None) -> int:
+        return len(self.nodes() - {without})
 
     def nodes(self) -> set[str]:
-        return {"here"}
+        return {f"node-{number}" for number in range(self.room)} - self.drained
+
+    def notices(self) -> list[Notice]:
+        found = list(self.announced)
+        del self.announced[: len(found)]
+        return found
+
+    def drain(self, notice: Notice) -> None:
+        self.drained.add(notice.node)
+
+    def ask_for(self, count: int, workers: Workers) -> None:
+        self.asked.append(count)
 
     def attempt(self, name: str, world: int, workers: Workers, config: dict[str, Any]) -> GangAttempt:
-        self.attempts.append(GangAttempt(world, self._fn, config, self._env))
+        places = sorted(self.nodes(), key=lambda node: int(node.split("-")[1]))
+        self.attempts.append(GangAttempt(world, self._fn, config, self._env, places))
         return self.attempts[-1]
 
     def release(self) -> None:

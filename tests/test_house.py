@@ -56,10 +56,10 @@ def test_the_three_stones_import_neither_one_another_nor_the_orchestrator() -> N
 
 def test_each_foreign_library_has_its_owner() -> None:
     assert users_of("deepspeed") == {"orchestrator/training/engine.py"}
-    assert users_of("ray.train") == {"orchestrator/attempt.py"}
+    assert users_of("ray.train") == {"orchestrator/on_ray/placement.py", "orchestrator/on_ray/shell.py"}
     assert all(name.startswith("data_pipeline/") for name in users_of("boto3") | users_of("botocore"))
     assert all(name.startswith("data_pipeline/") for name in users_of("webdataset"))
-    assert all(name.startswith(("clusters/", "orchestrator/attempt.py")) for name in users_of("ray"))
+    assert all(name.startswith(("clusters/", "orchestrator/on_ray/")) for name in users_of("ray"))
 
 
 def test_training_and_supervisor_meet_only_in_the_bucket() -> None:
@@ -69,7 +69,7 @@ def test_training_and_supervisor_meet_only_in_the_bucket() -> None:
             assert not {
                 i
                 for i in imported
-                if i.startswith(("orchestrator.supervisor", "orchestrator.attempt", "clusters"))
+                if i.startswith(("orchestrator.supervisor", "orchestrator.on_ray", "clusters"))
             }, name
         if name in ("orchestrator/supervisor.py", "orchestrator/policy.py"):
             assert not {i for i in imported if i.startswith("orchestrator.training")}, name

@@ -1,18 +1,28 @@
 """Rank 0's line to the driver, through the bucket: progress out, orders in. A thread of its own, once a second.
 
-Out: `progress/<n>.json`, rewritten in place. In: `control/<n>.json`, written by the driver: {"leave": why} or {"save": number}. An
-order only sets a flag; ranks agree on it with the collective that ends a step.
+Out: `progress/<n>.json`, rewritten in place. In: `control/<n>.json`, written by the driver: {"leave": why, "deadline": Unix seconds or
+null, "save": number}, each where there is such an order. An order only sets a flag; ranks agree on it in a collective.
 """
 
 from __future__ import annotations
 
 import json
 import threading
+from contextlib import suppress
 from typing import Any
 
 from data_pipeline.storage import NotFound, Store, StoreError
 
 EVERY_S = 1.0
+
+
+def evaluated_by(store: Store, attempts: range, step: int) -> bool:
+    """Whether one of `attempts` has told that it evaluated `step`."""
+    for info in store.list("progress/"):
+        number = int(info.key.removeprefix("progress/").removesuffix(".json"))
+        if number in attempts and json.loads(store.get(info.key)).get("evaluation", {}).get("step") == step:
+            return True
+    return False
 
 
 class Contact:
@@ -25,6 +35,8 @@ class Contact:
         self._saved = 0
         self._lock, self._done = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="contact", daemon=True)
+        with suppress(StoreError):  # what was ordered before is known before the first step
+            self._read()
         self._thread.start()
 
     def tell(self, **facts: Any) -> None:
@@ -36,6 +48,12 @@ class Contact:
     def leave(self) -> bool:
         """Whether the driver wants this attempt to save and leave."""
         return "leave" in self._orders
+
+    @property
+    def deadline(self) -> float | None:
+        """When a machine of this attempt goes, in Unix seconds, if that is why it should leave."""
+        deadline = self._orders.get("deadline")
+        return None if deadline is None else float(deadline)
 
     def take_save(self) -> bool:
         """Whether a save was asked for since the last call."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -44,9 +44,9 @@ def recipe(frozen: Frozen) -> Recipe:
 
 
 def training_loader(
-    frozen: Frozen, dataset: Dataset, place: Place, *, position: int, events: Events
+    frozen: Frozen, dataset: Dataset, place: Place, *, position: int, left_out: Sequence[int], events: Events
 ) -> Loader:
-    """The slots that rank `place.rank` owns, from item `position` on."""
+    """The slots that rank `place.rank` owns, from item `position` on, without the batches numbered in `left_out`."""
     train = frozen.spec.train
     return Loader(
         dataset,
@@ -56,6 +56,7 @@ def training_loader(
         micro_batch=train.micro_batch,
         slots=owned_slots(place.rank, place.world, train.micro_batches),
         position=position,
+        skip=[number * train.global_batch for number in left_out],
         threads=frozen.spec.data.threads,
         bad_share=frozen.spec.data.bad_share,
         on_bad=lambda facts: events.note("bad sample", **facts),

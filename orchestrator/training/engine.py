@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ from mixer_model.param_groups import param_groups
 from orchestrator.errors import UserError
 from orchestrator.spec import Spec
 from orchestrator.training import fragments
+from orchestrator.training.pulse import Pulse
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,14 @@ def _deepspeed(device: torch.device) -> Any:
     return deepspeed
 
 
+def preload(device: torch.device) -> None:
+    """Import what an Engine would, so that processes forked off this one need not."""
+    _deepspeed(device)
+    import deepspeed.runtime.engine
+    import deepspeed.runtime.zero.stage3
+    import deepspeed.runtime.zero.stage_1_and_2  # noqa: F401
+
+
 def build_model(spec: Spec) -> Mixer:
     """The network of `spec` with its first weights: a function of the spec's seed alone."""
     model = mixer_model.create(spec.model.preset, **spec.model.overrides(), seed=spec.train.seed)
@@ -114,6 +124,8 @@ class Engine:
         self.engine = self._initialize(model)
         fragments.create_state(self.engine)
         self.fresh = True  # until the first micro-batch, which compiles
+        self.pulse = Pulse()
+        self.forward_s = 0.0  # in forward passes so far: the part of a step in which no rank waits for another (but in stage 3)
 
     def _initialize(self, model: Mixer) -> Any:
         train = self.spec.train
@@ -163,13 +175,18 @@ class Engine:
             if model.drop_path
             else None
         )
+        began = time.perf_counter()
         logits = self.engine(x, keep.to(self.place.device, self._dtype) if keep is not None else None).float()
+        self.forward_s += time.perf_counter() - began
         losses = self.losses(logits, y)
         if lam < 1:
             losses = lam * losses + (1 - lam) * self.losses(logits, y.roll(1, 0))
         # where(), not a product: a masked loss sends back exact zeros whatever its value.
         mask = torch.full_like(losses, real, dtype=torch.bool)
         loss = torch.where(mask, losses, torch.zeros_like(losses)).mean()
+        self.pulse.mark(
+            "collective"
+        )  # DeepSpeed reduces gradients as they come: a peer may be waited for here
         self.engine.backward(loss * (self.rounds * self.place.world / self.slots))
         self.fresh = False
         return loss.detach()
@@ -181,9 +198,15 @@ class Engine:
         """
         for group in fragments.adamw(self.engine).param_groups:
             group["lr"] = lr
+        plain = self._norm() if self.spec.train.zero == 0 else None  # DeepSpeed tells it from stage 1 on
         self.engine.step()
-        norm = self.engine.get_global_grad_norm()
+        norm = self.engine.get_global_grad_norm() if plain is None else plain
         return None if norm is None else float(norm)
+
+    def _norm(self) -> torch.Tensor:
+        """The norm of the gradient that every rank holds whole, before the step takes it away."""
+        grads = [param.grad for param in self.engine.module.parameters() if param.grad is not None]
+        return torch.nn.utils.get_total_norm(grads)
 
     def close_micro_batch(self) -> None:
         """Tell DeepSpeed that a micro-batch which is not the step's last is done."""

@@ -85,3 +85,14 @@ def read_events(store: Store, attempt: int | None = None) -> Iterator[dict[str, 
             number, rank, _part = key.removeprefix("events/").removesuffix(".jsonl").split("-")
             for line in part.decode().splitlines():
                 yield {**json.loads(line), "attempt": int(number), "rank": int(rank)}
+
+
+def read_parts(store: Store, attempt: int, rank: int, seen: set[str]) -> list[dict[str, Any]]:
+    """The events in those parts of one rank that are not in `seen`, which then holds them."""
+    found: list[dict[str, Any]] = []
+    for info in store.list(f"events/{attempt:010d}-{rank:05d}-"):
+        if info.key not in seen:
+            lines = store.get(info.key).decode().splitlines()
+            found += [{**json.loads(line), "attempt": attempt, "rank": rank} for line in lines]
+            seen.add(info.key)
+    return found

@@ -5,7 +5,6 @@ The engine says which slices this rank holds now; exactly those bytes are fetche
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
 from data_pipeline.storage import Store
@@ -23,15 +22,22 @@ def restore(engine: Engine, store: Store, path: str, sha256: str | None = None) 
             f"{path}: its parameters are not those of this model; use the version of mixer that began the run"
         )
     views = [
-        (Want(fragment.param, kind, fragment.start, fragment.length), view)
+        (Want(fragment.param, kind, fragment.start, fragment.length), view.detach())
         for fragment in engine.to_fill()
         for kind, view in fragment.views.items()
     ]
-
-    def sink(number: int, at: int, values: Float32) -> None:
-        target = views[number][1]
-        target[at : at + len(values)].copy_(torch.from_numpy(np.array(values)))
-
-    checkpoints.read(store, path, manifest, [want for want, _ in views], sink)
+    _fill(store, path, manifest, [want for want, _ in views], [view for _, view in views])
     engine.filled(manifest.state["updates"])
     return manifest
+
+
+def _fill(store: Store, path: str, manifest: Manifest, wants: list[Want], views: list[torch.Tensor]) -> None:
+    """Read `wants` into `views`: straight into host memory, by way of it to a device."""
+    if all(view.device.type == "cpu" for view in views):
+        checkpoints.fill(store, path, manifest, wants, [view.numpy() for view in views])
+        return
+
+    def sink(number: int, at: int, values: Float32) -> None:
+        views[number][at : at + len(values)].copy_(torch.from_numpy(values))
+
+    checkpoints.read(store, path, manifest, wants, sink)

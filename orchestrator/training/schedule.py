@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 
 def learning_rate(step: int, *, peak: float, warmup: int, steps: int, schedule: str) -> float:
@@ -18,6 +19,14 @@ def learning_rate(step: int, *, peak: float, warmup: int, steps: int, schedule: 
     if schedule == "cosine":
         return peak * 0.5 * (1 + math.cos(math.pi * done))
     return peak
+
+
+def batches_to_skip(left_out: Iterable[int], passed: Iterable[int], position: int, batch: int) -> list[int]:
+    """The batches a run leaves out, in order: those it has `passed` before `position` (items), of `left_out` only those still to come.
+
+    Batch b is items b * batch to (b + 1) * batch. What was trained on before a batch was to be left out stays trained on.
+    """
+    return sorted({*passed, *(number for number in left_out if number * batch >= position)})
 
 
 def due(step: int, every: int | None) -> bool:

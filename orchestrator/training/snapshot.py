@@ -1,8 +1,10 @@
 """Saving without stopping: copy this rank's fragments to host memory, then write them behind the step.
 
-save(): wait for the save before, copy (the only part a step waits for). Behind it, in a thread: one safetensors file, streamed with
-checksums made on the way -> this rank's events -> this rank's receipt; rank 0 then waits for all receipts and writes the manifest.
-No collective here: ranks meet in the bucket. The driver's log entry makes the checkpoint real (orchestrator/checkpoints.py).
+save(): copy into the one buffer that all saves share (the only part a step waits for). Behind it, in a thread: one safetensors file,
+streamed from the buffer with checksums made on the way -> this rank's events -> this rank's receipt; rank 0 then waits for all
+receipts and writes the manifest. A save that finds the one before it still on its way waits for it, and notes "save waited": memory
+stays at the state once. No collective here: ranks meet in the bucket. The driver's log entry makes the checkpoint real
+(orchestrator/checkpoints.py).
 """
 
 from __future__ import annotations
@@ -16,19 +18,17 @@ from contextlib import suppress
 from typing import Any
 
 import google_crc32c
-import numpy as np
-import numpy.typing as npt
 
-from data_pipeline.storage import Store, StoreError
+from data_pipeline.storage import Bytes, Store, StoreError
 from orchestrator.checkpoints import Manifest, Slice, folder, rank_file, receipt
 from orchestrator.errors import MixerError
 from orchestrator.redact import redact
 from orchestrator.training.events import Events
 from orchestrator.training.fragments import Fragment
+from orchestrator.training.host_memory import Copied, HostMemory
 
 SLICE_ELEMENTS = 1 << 20  # 4 MB: the unit that a checksum covers and that a reader fetches
 RECEIPT_TIMEOUT_S = 1800.0
-Copy = tuple[str, str, int, npt.NDArray[np.float32]]  # parameter, kind, start, values
 
 
 class ReceiptMissing(MixerError):
@@ -50,26 +50,38 @@ class Saver:
     ) -> None:
         self._store, self._events, self._shapes = store, events, shapes
         self._attempt, self._rank, self._world = attempt, rank, world
+        self._memory = HostMemory()
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         self.last_step: int | None = None
+        self.upload_s = 0.0  # from the copy until the newest whole save was whole
+
+    def prepare(self, owned: list[Fragment]) -> None:
+        """Begin to make the buffer for saves of `owned`, behind whatever is done next. Without it the first save makes it."""
+        self._memory.prepare(owned)
 
     def save(self, owned: list[Fragment], *, step: int, position: int, state: dict[str, Any]) -> None:
-        """Copy `owned` and return; the rest happens behind. Waits for the save before, and raises its error."""
-        try:
-            self.wait()
-        except (
-            StoreError,
-            ReceiptMissing,
-        ) as error:  # the state in memory is whole: what counts is that this save succeeds
-            self._events.note("save failed", step=self.last_step, error=redact(str(error))[:500])
+        """Copy `owned` and return; the rest happens behind. Waits for the save before, and notes its error."""
+        self._wait_for_last(step)
         with self._events.span("copy"):
-            copies = list(_copies(owned))
+            copies = self._memory.copy(owned)
         self.last_step = step
         self._thread = threading.Thread(
             target=self._run, args=(copies, step, position, state), name=f"save-{step}", daemon=True
         )
         self._thread.start()
+
+    def _wait_for_last(self, step: int) -> None:
+        behind, began = self._thread is not None and self._thread.is_alive(), time.monotonic()
+        try:
+            self.wait()
+        except (StoreError, ReceiptMissing) as error:
+            # The state in memory is whole: what counts is that this save succeeds.
+            self._events.note("save failed", step=self.last_step, error=redact(str(error))[:500])
+        if behind:
+            self._events.note(
+                "save waited", step=step, behind=self.last_step, seconds=time.monotonic() - began
+            )
 
     def wait(self) -> None:
         """Until this rank's save is written (on rank 0: until the manifest is). Raises what went wrong."""
@@ -80,17 +92,18 @@ class Saver:
             error, self._error = self._error, None
             raise error
 
-    def _run(self, copies: list[Copy], step: int, position: int, state: dict[str, Any]) -> None:
+    def _run(self, copies: list[Copied], step: int, position: int, state: dict[str, Any]) -> None:
+        began = time.monotonic()
         try:
             with self._events.span("upload"):
                 path = folder(step, self._attempt)
                 self._events.note("saving", step=step)
-                facts = self._write_file(path, copies)
-                del copies
+                facts = self._write_file(path, list(_slices(copies)))
                 self._events.flush()
                 self._store.put(f"{path}/{receipt(self._rank)}", json.dumps(facts).encode())
                 if self._rank == 0:
                     self._write_manifest(path, step, position, state)
+            self.upload_s = time.monotonic() - began
         except BaseException as error:
             self._error = error
             with suppress(StoreError):  # so that rank 0 does not wait for what will not come
@@ -99,28 +112,26 @@ class Saver:
                     json.dumps({"failed": True}).encode(),
                 )
 
-    def _write_file(self, path: str, copies: list[Copy]) -> dict[str, Any]:
+    def _write_file(self, path: str, slices: list[Copied]) -> dict[str, Any]:
         name = rank_file(self._rank)
-        header, offsets = _header(copies)
-        size = len(header) + sum(values.nbytes for *_, values in copies)
+        header, offsets = _header(slices)
+        size = len(header) + sum(values.nbytes for *_, values in slices)
         digest, crcs = hashlib.sha256(header), list[int]()
 
-        def chunks() -> Iterator[bytes | memoryview]:
-            # A store that retries would have to begin again, so sums are made as bytes go by for the first time only.
+        def chunks() -> Iterator[Bytes]:
             yield header
-            for *_, values in copies:
-                raw = values.data.cast("B")
-                if len(crcs) < len(copies):
-                    digest.update(raw)
-                    crcs.append(google_crc32c.value(raw.tobytes()))
-                yield raw
+            for *_, values in slices:
+                raw = values.view("u1")
+                digest.update(raw.data)
+                crcs.append(google_crc32c.value(raw))
+                yield raw.data
 
         self._store.put_stream(f"{path}/{name}", size, chunks())
-        slices = [
+        listed = [
             [param, kind, start, len(values), name, offset, crc]
-            for (param, kind, start, values), offset, crc in zip(copies, offsets, crcs, strict=True)
+            for (param, kind, start, values), offset, crc in zip(slices, offsets, crcs, strict=True)
         ]
-        return {"name": name, "bytes": size, "sha256": digest.hexdigest(), "slices": slices}
+        return {"name": name, "bytes": size, "sha256": digest.hexdigest(), "slices": listed}
 
     def _write_manifest(self, path: str, step: int, position: int, state: dict[str, Any]) -> None:
         receipts = [self._receipt(path, rank) for rank in range(self._world)]
@@ -151,19 +162,17 @@ class Saver:
         return facts
 
 
-def _copies(owned: list[Fragment]) -> Iterator[Copy]:
-    """Host copies, cut into slices of at most SLICE_ELEMENTS."""
-    for fragment in owned:
-        for kind, view in fragment.views.items():
-            values = np.array(view.detach().cpu().numpy(), dtype="<f4", copy=True)
-            for start in range(0, len(values), SLICE_ELEMENTS):
-                yield fragment.param, kind, fragment.start + start, values[start : start + SLICE_ELEMENTS]
+def _slices(copies: list[Copied]) -> Iterator[Copied]:
+    """The copies, cut into slices of at most SLICE_ELEMENTS."""
+    for param, kind, first, values in copies:
+        for start in range(0, len(values), SLICE_ELEMENTS):
+            yield param, kind, first + start, values[start : start + SLICE_ELEMENTS]
 
 
-def _header(copies: list[Copy]) -> tuple[bytes, list[int]]:
-    """The safetensors header of `copies`, and where in the file each one's bytes begin."""
+def _header(slices: list[Copied]) -> tuple[bytes, list[int]]:
+    """The safetensors header of `slices`, and where in the file each one's bytes begin."""
     table, at, places = {}, 0, []
-    for param, kind, start, values in copies:
+    for param, kind, start, values in slices:
         table[f"{kind}/{param}/{start}"] = {
             "dtype": "F32",
             "shape": [len(values)],

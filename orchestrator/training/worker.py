@@ -1,6 +1,6 @@
 """The main of a rank: join, build, restore, train, leave by type.
 
-Started by Ray Train (orchestrator/attempt.py) or by any launcher that sets RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT.
+Started by Ray Train (orchestrator/on_ray) or by any launcher that sets RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT.
 Everything it needs comes in `config`; everything it says goes to the bucket.
 """
 
@@ -19,6 +19,7 @@ from orchestrator.frozen import Frozen
 from orchestrator.redact import redact
 from orchestrator.run_store import Run
 from orchestrator.training.events import Events
+from orchestrator.training.pulse import Pulse
 
 _PEER_SIGNS = (
     "gloo",
@@ -30,23 +31,31 @@ _PEER_SIGNS = (
 )
 
 
+def preload() -> None:
+    """Import what main() would, so that processes forked off this one need not."""
+    import data_pipeline.storage_s3_client  # noqa: F401
+    from orchestrator.training import contact, data, engine, evaluate, loop, restore, snapshot  # noqa: F401
+
+
 def main(config: dict[str, Any]) -> str:
     """Work on attempt `config["attempt"]` of the run at `config["run"]`; "finished" or "stopped".
 
     `config`: run (url), attempt (log number of its start), frozen (text of spec.yaml with this attempt's resources), checkpoint
-    ({"path", "sha256"} or None). PeerLost when another rank is gone.
+    ({"path", "sha256"} or None), left_out (numbers of the batches to leave out). PeerLost when another rank is gone; Diverged when a
+    batch gives a loss or a gradient that cannot be used.
     """
     started = time.time()
     run, frozen = Run(config["run"]), Frozen.from_yaml(config["frozen"])
     rank = int(os.environ["RANK"])
-    events = Events(run.store, config["attempt"], rank)
-    events.note("worker", pid=os.getpid(), host=socket.gethostname(), rank=rank)
+    events, pulse = Events(run.store, config["attempt"], rank), Pulse.of_environment()
+    node = os.environ.get("MIXER_NODE")
+    events.note("worker", pid=os.getpid(), host=socket.gethostname(), rank=rank, node=node)
     events.flush()
     try:
-        return _work(config, run, frozen, events, started)
+        return _work(config, run, frozen, events, pulse, started)
     except Exception as error:
         events.note("error", error=redact(f"{type(error).__name__}: {error}")[:2000])
-        if isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in _PEER_SIGNS):
+        if _is_of_peers(error):
             raise PeerLost(f"rank {rank} lost its peers: {str(error).splitlines()[0][:200]}") from error
         raise
     finally:
@@ -54,49 +63,98 @@ def main(config: dict[str, Any]) -> str:
             events.close()
 
 
-def _work(config: dict[str, Any], run: Run, frozen: Frozen, events: Events, started: float) -> str:
+def _is_of_peers(error: Exception) -> bool:
+    """Whether an error says that another rank, or the way to it, is gone."""
+    from torch.distributed import DistError
+
+    signs = isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in _PEER_SIGNS)
+    return signs or isinstance(error, DistError)
+
+
+def _work(
+    config: dict[str, Any], run: Run, frozen: Frozen, events: Events, pulse: Pulse, started: float
+) -> str:
     spec = frozen.spec
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.expanduser("~/.cache/mixer/inductor"))
+    pulse.mark("import")
+    root = os.environ.get("MIXER_CACHE") or os.path.expanduser("~/.cache/mixer/inductor")
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", root)
     import torch
 
     torch.set_num_threads(max(1, int(spec.workers.cpus)))
-    from orchestrator.training.contact import Contact
+    from orchestrator.training.aside import Aside
+    from orchestrator.training.compile_cache import take_cache
+    from orchestrator.training.contact import Contact, evaluated_by
     from orchestrator.training.data import evaluation_batches, open_dataset, training_loader
     from orchestrator.training.engine import Engine, join, peak_flops
     from orchestrator.training.evaluate import evaluate
+    from orchestrator.training.judge import Judge
     from orchestrator.training.loop import Task, train
     from orchestrator.training.restore import restore
+    from orchestrator.training.save_clock import SaveClock
+    from orchestrator.training.schedule import batches_to_skip
     from orchestrator.training.snapshot import Saver
 
+    pulse.mark("join")
     place = join(gpus=spec.workers.gpus)
+    pulse.mark("engine")
     events.note("device", device=str(place.device), peak_flops=peak_flops(place.device))
     events.note("span", name="import", start=started)
+    cache = take_cache(spec, place.device, run.store, events, config)
     with events.span("engine"):
         engine = Engine(spec, place)
+        engine.pulse = pulse
     step = position = 0
+    state: dict[str, Any] = {}
     if config["checkpoint"]:
+        pulse.mark("load")
         with events.span("load"):
             manifest = restore(engine, run.store, **config["checkpoint"])
-        step, position = manifest.step, manifest.position
+        step, position, state = manifest.step, manifest.position, manifest.state
+    batch = spec.train.global_batch
+    left_out = batches_to_skip(config.get("left_out", ()), state.get("skipped", ()), position, batch)
+    pulse.mark("data", step)
     with events.span("data"):
         dataset = open_dataset(spec.data.train, frozen.train)
         val = open_dataset(spec.data.val, frozen.val) if spec.data.val and frozen.val else None
-        loader = training_loader(frozen, dataset, place, position=position, events=events)
+        loader = training_loader(frozen, dataset, place, position=position, left_out=left_out, events=events)
     contact = Contact(run.store, config["attempt"]) if place.rank == 0 else None
     if contact:
         contact.tell(steps=frozen.steps, step=step, world_size=place.world)
     saver = Saver(
         run.store, events, attempt=config["attempt"], rank=place.rank, world=place.world, shapes=engine.shapes
     )
+    saver.prepare(engine.owned())
     if step:
         saver.last_step = step
 
-    def evaluation() -> dict[str, Any]:
+    unevaluated = contact is not None and step > 0 and state.get("unevaluated", step == frozen.steps)
+    if unevaluated:  # unless an attempt did it that left before it could save again
+        unevaluated = not evaluated_by(run.store, range(manifest.attempt, config["attempt"]), step)
+
+    def evaluation() -> dict[str, Any] | None:
         assert val is not None
         told = partial(events.note, "bad sample", set="val")
-        return evaluate(engine, evaluation_batches(frozen, val, place, lambda facts: told(**facts)))
+        batches = evaluation_batches(frozen, val, place, lambda facts: told(**facts))
+        return evaluate(engine, batches, contact, pulse)
 
-    task = Task(frozen, engine, loader, saver, events, contact, evaluation if val else None, step, position)
+    task = Task(
+        frozen,
+        engine,
+        loader,
+        saver,
+        events,
+        contact,
+        evaluation if val else None,
+        Aside(place),
+        Judge(spec.recovery.spike, state.get("judged")),
+        left_out,
+        step,
+        position,
+        unevaluated=unevaluated,
+        clock=SaveClock(spec.checkpoint.every, config.get("loss_every_s")),
+        pulse=pulse,
+        compile_cache=cache,
+    )
     try:
         outcome = train(task)
         events.note("loader", **loader.stats())
@@ -105,6 +163,7 @@ def _work(config: dict[str, Any], run: Run, frozen: Frozen, events: Events, star
         engine.agree([0.0])  # nobody leaves before everybody's notes are written
         if contact:
             contact.close(exit=outcome, step=task.step)
+        pulse.mark("leave", task.step)
         return outcome
     finally:
         loader.close()

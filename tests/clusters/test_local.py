@@ -18,7 +18,9 @@ import pytest
 
 from clusters import jobs, local
 from clusters.local import Cluster, ClusterError
+from clusters.local_start import alive_nodes
 from clusters.processes import wait_until
+from clusters.settings import DRIVER
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
 
@@ -137,12 +139,12 @@ def test_a_driver_uses_both_nodes_and_sees_one_go(cluster: Cluster) -> None:
     assert done.stdout.split() == ["2", "2"], done.stderr
     local.cut_power("local", 1)
     began = time.monotonic()
-    wait_until(lambda: local._alive_nodes(cluster) == 1, 30, "the lost node to be noticed", every_s=0.2)
+    wait_until(lambda: alive_nodes(cluster) == 1, 30, "the lost node to be noticed", every_s=0.2)
     assert time.monotonic() - began < 20
     assert local.add_node(cpus=2).index == 1
     told = local.state()
     assert told is not None
-    assert local._alive_nodes(told) == 2
+    assert alive_nodes(told) == 2
 
 
 def test_the_address_of_ray_init_will_do(cluster: Cluster) -> None:
@@ -170,6 +172,40 @@ def test_a_tied_cluster_dies_with_its_parent(tmp_path: Path, monkeypatch: pytest
     assert local.up().running()  # the files of the dead one are in nobody's way
     assert local.down()
     assert not orphan.temp.exists()
+
+
+TICKS = """
+import os, sys, time
+with open(sys.argv[1], "a") as file:
+    for tick in range(30):
+        print(os.getpid(), tick, file=file, flush=True); time.sleep(1)
+"""
+
+
+def test_a_durable_head_that_died_comes_back_to_its_nodes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job with its driver off the head runs through: the same process, counting on."""
+    monkeypatch.setenv("MIXER_HOME", str(tmp_path))
+    with local.running(nodes=1, cpus=1, durable=True) as cluster:
+        assert [node.cpus for node in cluster.nodes] == [0, 1]
+        env = local.env_for()
+        for name, value in env.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(ClusterError, match="no head to restart"):
+            local.restart_head()
+        ticks, command = tmp_path / "ticks", f"python -c '{TICKS}' {tmp_path / 'ticks'}"
+        job = jobs.submit(None, command, submission_id="t-1", entrypoint_resources={DRIVER: 1})
+        wait_until(lambda: ticks.exists() and ticks.read_text(), 60, "the job to run", every_s=0.5)
+        local.cut_power("local", 0)
+        assert not cluster.running()
+        time.sleep(5)
+        again = local.up(nodes=1, cpus=1, durable=True)  # the same command: the head only
+        assert (again.address, again.dashboard) == (cluster.address, cluster.dashboard)
+        assert again.nodes[1] == cluster.nodes[1]
+        assert jobs.wait(None, job, 90).state == "SUCCEEDED"
+        told = [line.split() for line in ticks.read_text().splitlines()]
+        assert told == [[told[0][0], str(tick)] for tick in range(30)]
 
 
 def test_what_does_not_start_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

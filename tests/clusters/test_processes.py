@@ -49,6 +49,15 @@ def test_who_does_not_listen_is_killed(tmp_path: Path) -> None:
     assert 0.4 < time.monotonic() - began < 5
 
 
+def test_what_we_start_holds_none_of_our_files(tmp_path: Path) -> None:
+    with (tmp_path / "lock").open("w") as lock:
+        os.set_inheritable(lock.fileno(), True)
+        sleeper = spawn(["/bin/sleep", "60"], env={}, log=tmp_path / "log", tied=False)
+        held = {os.readlink(entry) for entry in Path(f"/proc/{sleeper.pid}/fd").iterdir()}
+    end([sleeper], grace_s=5)
+    assert held == {os.devnull, str(tmp_path / "log")}
+
+
 def test_loopback_goes_past_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)

@@ -180,3 +180,19 @@ def test_credentials_in_a_url_are_refused_and_not_repeated(url: str) -> None:
     with pytest.raises(StoreError) as caught:
         open_store(url)
     assert "hunter2" not in str(caught.value)
+
+
+def test_a_range_can_be_read_into_several_buffers(store: Store) -> None:
+    data = bytes(range(256)) * 40
+    store.put("k", data)
+    sizes = [1, 0, 4095, 3, *[2] * 1500]
+    buffers = [bytearray(size) for size in sizes]
+    store.read_into("k", 17, [memoryview(buffer) for buffer in buffers])
+    assert b"".join(buffers) == data[17 : 17 + sum(sizes)]
+    store.read_into("k", 5, [])
+    with pytest.raises(StoreError):
+        store.read_into("k", len(data) - 3, [memoryview(bytearray(4))])
+    with pytest.raises(StoreError):
+        store.read_into("k", -1, [memoryview(bytearray(4))])
+    with pytest.raises(NotFound, match="no/such"):
+        store.read_into("no/such", 0, [memoryview(bytearray(4))])

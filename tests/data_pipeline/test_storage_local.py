@@ -106,3 +106,24 @@ def test_without_hard_links_a_conditional_put_is_refused_not_faked(
         store.put_if_absent("log/0", b"x")
     assert not store.probe().conditional_put
     assert list(store.list()) == []
+
+
+def test_sweeping_takes_what_dead_writers_left_and_nothing_else(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    store.put("saves/1-1/whole", b"x")
+    left = [tmp_path / folder / f"{TEMP}half" for folder in ("saves/1-1", "saves/2-1", "saves/3-2", "log")]
+    for path in left:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"half")
+
+    def dead(folder: str) -> bool:
+        return folder.endswith("-1")
+
+    assert store.sweep("saves", 3600.0, dead) == 0
+    assert store.sweep("saves", 0.0, dead) == 2
+    assert [path.exists() for path in left] == [False, False, True, True]
+    assert not left[1].parent.exists()
+    assert store.get("saves/1-1/whole") == b"x"
+    assert store.sweep("saves", 0.0, dead) == 0
+    assert store.sweep("none", 0.0, dead) == 0
+    assert store.sweep("", 0.0, lambda folder: folder == "log") == 1

@@ -117,6 +117,35 @@ def test_a_finished_upload_whose_reply_was_lost_is_finished(store: Store, front:
     assert info.size == PART_BYTES + 1
 
 
+def test_sweeping_aborts_the_open_uploads_of_dead_writers_only(store: Store) -> None:
+    client = store._client._client  # type: ignore[attr-defined]
+    bucket = store._client.bucket  # type: ignore[attr-defined]
+    for folder in ("saves/1-1", "saves/2-2", "elsewhere/1-1"):
+        client.create_multipart_upload(Bucket=bucket, Key=f"p/{folder}/rank-0")
+
+    def dead(folder: str) -> bool:
+        return folder.endswith("-1")
+
+    def still() -> list[str]:
+        found = client.list_multipart_uploads(Bucket=bucket).get("Uploads", [])
+        return sorted(upload["Key"] for upload in found)
+
+    assert store.sweep("saves", 3600.0, dead) == 0
+    assert len(still()) == 3
+    assert store.sweep("saves", 0.0, dead) == 1
+    assert still() == ["p/elsewhere/1-1/rank-0", "p/saves/2-2/rank-0"]
+    assert store.sweep("saves", 0.0, dead) == 0
+
+
+def test_a_range_into_buffers_that_breaks_off_is_asked_again(store: Store, front: Front) -> None:
+    store.put("k", b"0123456789" * 100)
+    front.faults = [Fault("GET", "/p/k", what) for what in ("503", "lost", "cut")]
+    buffers = [bytearray(20), bytearray(500)]
+    store.read_into("k", 5, [memoryview(buffer) for buffer in buffers])
+    assert b"".join(buffers) == (b"0123456789" * 100)[5:525]
+    assert store.retries == 3
+
+
 def test_a_denied_request_is_not_repeated_and_echoes_nothing(store: Store, front: Front, s3: Any) -> None:
     front.faults = [Fault("GET", "/p/k", "403")]
     with pytest.raises(AccessDenied, match="check the credentials") as caught:

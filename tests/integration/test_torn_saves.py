@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from orchestrator import supervisor
+from orchestrator import tending
 from orchestrator.run_log import live_checkpoints
 from orchestrator.status import Book
 from tests import killing
@@ -56,7 +56,7 @@ def test_the_driver_had_not_looked_yet(
     small: Small, expected: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing stands in the log when the worker dies: what is whole is committed before the next attempt."""
-    monkeypatch.setattr(supervisor, "TEND_EVERY_S", 60.0)
+    monkeypatch.setattr(tending, "LOOK_EVERY_S", 60.0)
     book = lead_torn(small, *one_after_another(0, "before manifest", "after manifest"))
     ended = next(entry for entry in book.entries if entry.kind == "attempt ended")
     committed = [entry for entry in book.entries[: ended.n] if entry.kind == "checkpoint committed"]

@@ -56,3 +56,19 @@ def test_the_chain_of_digests_does_not_depend_on_faults(tmp_path: Path) -> None:
     whole.steps(one, 1, 120, world=1)
     whole.save(one, 120)
     assert history.chain(whole.book().history) == history.chain(killed_once(tmp_path).book().history)
+
+
+def test_a_step_without_a_batch_is_of_a_run_that_left_none_out(tmp_path: Path) -> None:
+    lines = killed_once(tmp_path).book().history
+    assert [line.batch for line in lines] == [line.as_json()["batch"] for line in lines] == list(range(120))
+    assert history.left_out(lines) == []
+
+
+def test_batches_that_no_step_trained_on_are_left_out() -> None:
+    trained = [0, 1, 4, 5, 9]
+    lines = [
+        history.StepLine(step, attempt=1, facts={"batch": batch}) for step, batch in enumerate(trained, 1)
+    ]
+    assert history.left_out(lines) == [2, 3, 6, 7, 8]
+    assert [line.as_json()["batch"] for line in lines] == trained
+    assert history.left_out([]) == []

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import ledger
+from orchestrator import ledger, waterfall
 from orchestrator.timeline import Stroke, flatten
 from tests.scripted_run import START, ScriptedRun, killed_once
 
@@ -166,3 +166,60 @@ def test_an_abandoned_run_is_nobodys_since_its_last_sign_of_life(tmp_path: Path)
     line = ledger.build(book.entries, book.events, START + run.now + 500, abandoned=True)
     assert adds_up(line)
     assert line.seconds["nobody"] == pytest.approx(500, abs=1e-3)
+
+
+def test_a_preemption_is_a_recovery_in_which_nothing_was_lost(tmp_path: Path) -> None:
+    run = ScriptedRun(tmp_path)
+    one = run.begin()
+    run.steps(one, 1, 20)
+    run.add("notice", node="abc", deadline=START + 1000, cause="spot", source="aws")
+    run.steps(one, 21, 25)
+    path = run.save(one, 25)
+    run.note(one, "left", outcome="stopped", step=25)
+    run.end(one, "stopped", 25, "preempted: node abc: spot", after=0.4)
+    run.now += 0.2
+    two = run.begin(world=1, step=25, path=path, place=1.5)
+    run.steps(two, 26, 40, world=1, fresh=True)
+    book = run.book()
+    line = ledger.build(book.entries, book.events, START + run.now)
+    assert adds_up(line)
+    assert line.seconds["lost work"] == 0
+    assert list(line.faults()) == [one]
+    (parts,) = line.recoveries()
+    assert parts["detect"] == pytest.approx(0.4, abs=1e-4)
+    assert parts["decide"] == pytest.approx(0.2, abs=1e-4)
+    assert parts["place"] == pytest.approx(1.5, abs=1e-4)
+    assert line.seconds["shutdown"] == 0
+
+
+@pytest.mark.parametrize("outcome", ["diverged", "hung", "lost"])
+def test_what_a_batch_or_a_hang_undid_is_lost_work(tmp_path: Path, outcome: str) -> None:
+    run = ScriptedRun(tmp_path)
+    one = run.begin()
+    run.steps(one, 1, 20)
+    path = run.save(one, 20)
+    run.steps(one, 21, 25)
+    run.note(one, "error", error="Diverged: step 26, batch 25: the loss is nan")
+    if outcome == "diverged":
+        run.add("batch left out", batch=25, step=25, why="nan", after=1)
+    run.end(one, outcome, 25, "step 26, batch 25: the loss is nan", after=1)
+    two = run.begin(step=20, path=path)
+    run.steps(two, 21, 40)
+    book = run.book()
+    line = ledger.build(book.entries, book.events, START + run.now)
+    assert adds_up(line)
+    assert line.seconds["lost work"] == pytest.approx(5 * 0.5, abs=1e-3)
+    assert list(line.faults()) == [one]
+
+
+def test_the_attempts_and_the_start_of_the_driver_share_out_the_wall_time(tmp_path: Path) -> None:
+    book = killed_once(tmp_path).book()
+    listed = waterfall.attempts(book.entries, book.ledger)
+    assert [item["outcome"] for item in listed] == ["died", "finished"]
+    assert [(item["from_step"], item["to_step"]) for item in listed] == [(0, 53), (40, 120)]
+    for item in listed:
+        assert sum(item["ledger"].values()) == pytest.approx(item["wall_s"], abs=1e-4)
+    assert sum(item["wall_s"] for item in listed) + 0.5 == pytest.approx(book.ledger.wall_s, abs=1e-4)
+    assert listed[0]["ledger"]["lost work"] == pytest.approx(13 * 0.5, abs=1e-4)
+    assert "lost work" not in listed[1]["ledger"]
+    assert book.status()["attempts"] == listed

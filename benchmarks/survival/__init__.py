@@ -1,0 +1,1 @@
+"""What surviving costs and how fast it is, against peers."""

@@ -1,0 +1,50 @@
+"""Short schedules of faults on real runs, as `benchmarks/survival/chaos.py` plays long ones: nothing of them shows in what was trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.ceph import Gateway
+from tests.chaos.gangs import on_gangs
+from tests.chaos.scene import on_rgw
+from tests.chaos.schedule import plan
+from tests.chaos.schedules import Told, run_schedule
+
+pytestmark = pytest.mark.timeout(420)
+
+SEED, FAULTS = 3, 10
+SHORT = (
+    "kill rank", "kill driver", "cut power", "join", "notice", "pause rank",
+    "store 503", "store lost", "store cut", "store freeze",
+)  # fmt: skip
+
+
+@pytest.mark.ray
+@pytest.mark.rgw
+def test_ten_faults_leave_the_run_as_it_was(rgw: Gateway, short_folder: Path) -> None:
+    said: list[str] = []
+    with on_rgw(rgw, short_folder, bucket="chaos", steps=300, seed=SEED) as scene:
+        planned = plan(SEED, FAULTS, SHORT)
+        *_, told = run_schedule(scene, planned, seed=SEED, tell=lambda line, _: said.append(line))
+    _check(told, FAULTS - 2, 300, said)  # a fault of the store may meet no request
+
+
+def test_drivers_and_ranks_that_die_without_ray(short_folder: Path) -> None:
+    said: list[str] = []
+    with on_gangs(short_folder, steps=150, mark=short_folder.name) as scene:
+        planned = plan(SEED, 4, ("kill rank", "kill driver", "rival driver", "scale"))
+        *_, told = run_schedule(scene, planned, seed=SEED, tell=lambda line, _: said.append(line))
+    _check(told, 4, 150, said)
+
+
+def _check(told: Told, faults: int, steps: int, said: list[str]) -> None:
+    verdict, text = told.verdict, "\n".join(said)
+    assert verdict.problems == [], text
+    assert verdict.clean, text
+    assert verdict.faults >= faults, text
+    assert verdict.steps == steps * len(told.runs)
+    assert sum(verdict.ledger[name] for name in verdict.ledger if name != "wall") == pytest.approx(
+        verdict.ledger["wall"], rel=0.01
+    )
