@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from orchestrator import history
-from orchestrator.policy import hurts
+from orchestrator.leading.policy import hurts
 from orchestrator.redact import first_line
 from orchestrator.run_log import ENDS, Entry
 from orchestrator.status import Book

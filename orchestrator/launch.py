@@ -191,7 +191,7 @@ def probe(store: Store, say: Say) -> bool:
 
 def lead(resolved: Resolved, *, take_over: bool, say: Say, machines: Any = None) -> int:
     """Lead the run until it ends or must leave; the exit code. RunBusy while another driver is alive; Fenced when one takes over."""
-    from orchestrator.supervisor import Supervisor
+    from orchestrator.leading.supervisor import Supervisor
 
     run = resolved.run
     run.require_free(take_over=take_over)

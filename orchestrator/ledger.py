@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from orchestrator.policy import hurts
+from orchestrator.leading.policy import hurts
 from orchestrator.run_log import ENDS, Entry, live_checkpoints
 from orchestrator.timeline import Stroke, flatten
 

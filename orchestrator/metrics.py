@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from data_pipeline.storage import Store, StoreError
-from orchestrator import pace
+from orchestrator.leading import pace
 from orchestrator.run_log import Entry
 from orchestrator.totals import Totals
 

@@ -17,7 +17,7 @@ from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import DamagedCheckpoint, Diverged, PeerLost, needs_the_user
-from orchestrator.policy import Outcome
+from orchestrator.leading.policy import Outcome
 from orchestrator.run_store import Run
 from orchestrator.spec import Workers
 

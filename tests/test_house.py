@@ -69,10 +69,12 @@ def test_training_and_supervisor_meet_only_in_the_bucket() -> None:
             assert not {
                 i
                 for i in imported
-                if i.startswith(("orchestrator.supervisor", "orchestrator.on_ray", "clusters"))
+                if i.startswith(("orchestrator.leading", "orchestrator.on_ray", "clusters"))
             }, name
-        if name in ("orchestrator/supervisor.py", "orchestrator/policy.py"):
-            assert not {i for i in imported if i.startswith("orchestrator.training")}, name
+        if name.startswith("orchestrator/leading/"):
+            assert not {
+                i for i in imported if i.startswith(("orchestrator.training", "orchestrator.on_ray"))
+            }, name
 
 
 def test_the_model_knows_torch_and_nothing_of_the_rest() -> None:

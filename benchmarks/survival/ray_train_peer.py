@@ -1,12 +1,13 @@
-"""The peer of restart.py: the same workers, loop, saves and loads under Ray Train's own restarts.
+"""The peer of restart.py and preempt.py: the same workers, loop, saves and loads under Ray Train's own restarts.
 
-`python -m benchmarks.survival.ray_train_peer RUN_URL` trains the frozen run at RUN_URL with a TorchTrainer that may fail any number of
-times. After a failure Ray Train starts the group again, and the workers go on from the newest whole checkpoint in the store: what a user
-of Ray Train writes, with our saver and our loader.
+`python -m benchmarks.survival.ray_train_peer RUN_URL LEAST` trains the frozen run at RUN_URL with LEAST to 2 workers in a TorchTrainer that
+may fail any number of times, on the cluster at RAY_ADDRESS or one of its own. After a failure Ray Train starts the group again, and the
+workers go on from the newest whole checkpoint in the store: what a user of Ray Train writes, with our saver and our loader.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 import time
@@ -36,19 +37,22 @@ def train(config: dict[str, Any]) -> None:
     )
 
 
-def fit(url: str, world: int) -> None:
+def fit(url: str, least: int) -> None:
     """Train until this process is ended."""
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    ray.init(address="local", include_dashboard=False, log_to_driver=False)
+    given = {} if os.environ.get("RAY_ADDRESS") else {"address": "local", "include_dashboard": False}
+    ray.init(log_to_driver=False, **given)
     with tempfile.TemporaryDirectory() as scratch:
         TorchTrainer(
             train,
             train_loop_config={"run": url},
             torch_config=TorchConfig(backend="gloo"),
-            scaling_config=ScalingConfig(num_workers=world, resources_per_worker={"CPU": 1}),
+            scaling_config=ScalingConfig(
+                num_workers=2 if least == 2 else (least, 2), resources_per_worker={"CPU": 1}
+            ),
             run_config=RunConfig(
                 name="peer", storage_path=scratch, failure_config=FailureConfig(max_failures=-1)
             ),

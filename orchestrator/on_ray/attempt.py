@@ -10,11 +10,11 @@ import time
 from contextlib import suppress
 from typing import Any, Literal
 
+from orchestrator.leading.policy import Outcome
 from orchestrator.on_ray.desk import Board, DeskGone, Line
 from orchestrator.on_ray.hangs import Hang, Limits, find_hang
 from orchestrator.on_ray.placement import Placement
 from orchestrator.on_ray.stragglers import Stragglers
-from orchestrator.policy import Outcome
 
 GRACE_S = 1.0  # for the peers of a rank that ended badly
 END_S = 5.0  # for shells to report ranks that were killed

@@ -178,4 +178,5 @@ class Line:
         except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError) as error:
             self.gone = True
             ray.kill(self.desk)
-            raise DeskGone("the desk of this driver has ended; its workers end with it") from error
+            what = "does not answer" if isinstance(error, ray.exceptions.GetTimeoutError) else "has ended"
+            raise DeskGone(f"the desk of this driver {what} ({method}); its workers end with it") from error

@@ -169,6 +169,7 @@ def leave_at_once(small: Small) -> None:
     """The second signal does not wait for anybody, and no worker stays behind."""
     with driver(small, "run", *SPEC, env=killing.slow(60.0)) as first:
         workers = wait_for(lambda: len(pids := first.workers()) == 2 and pids)
+        time.sleep(5.0)  # they are in their first step now: before it they would leave when told
         send(signal.SIGINT, first.process.pid)
         wait_for(lambda: "saving, then leaving" in first.said)
         time.sleep(1.0)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from clusters.notices import Notice
-from orchestrator.policy import Outcome
+from orchestrator.leading.policy import Outcome
 from orchestrator.run_log import Entry
 from orchestrator.run_store import Run
 from orchestrator.status import Book

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from orchestrator.on_ray.hangs import Limits, find_hang
-from orchestrator.on_ray.shell import Rank, _stack
+from orchestrator.on_ray.rank import Rank, stack_of
 from orchestrator.run_store import create
 from orchestrator.training import pulse
 from orchestrator.training.warm_files import DUMP
@@ -111,7 +111,7 @@ def test_a_killed_rank_is_told_by_its_signal(server: str, config: dict[str, Any]
     until(rank, lambda rank: rank.over)
     assert rank.outcome() == {
         "kind": "died",
-        "error": "signal 9 (SIGKILL; the kernel's, when memory ran out)",
+        "error": "signal 9 (SIGKILL: from somebody, or from the kernel for want of memory)",
     }
 
 
@@ -156,8 +156,8 @@ def test_a_stopped_rank_and_its_waiting_peer_are_told_apart(
 
     wait_for(hang, timeout=30)
     assert found[0].ranks == (1,)
-    assert "is stopped" in _stack(second, tmp_path / "stack-1")
-    assert "one_step" in _stack(first, tmp_path / "stack-0")
+    assert "is stopped" in stack_of(second, tmp_path / "stack-1")
+    assert "one_step" in stack_of(first, tmp_path / "stack-0")
     first.kill()
     second.kill()
     wait_for(lambda: not alive([first.pid, second.pid]), timeout=20)

@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from orchestrator.policy import PREEMPTED
+from orchestrator.leading.policy import PREEMPTED
 
 if TYPE_CHECKING:
     from clusters.notices import Notice

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from orchestrator.policy import FAILURES, Budget, Outcome
+from orchestrator.leading.policy import FAILURES, Budget, Outcome
 from orchestrator.run_log import Entry, left_out
 from orchestrator.spec import Recovery
 

@@ -15,10 +15,10 @@ from data_pipeline.storage import StoreError
 from orchestrator import checkpoints
 from orchestrator.errors import DamagedCheckpoint
 from orchestrator.frozen import Frozen
-from orchestrator.policy import Observed
-from orchestrator.ports import Gauges, Machines
-from orchestrator.preemption import going
-from orchestrator.requests import Requests
+from orchestrator.leading.policy import Observed
+from orchestrator.leading.ports import Gauges, Machines
+from orchestrator.leading.preemption import going
+from orchestrator.leading.requests import Requests
 from orchestrator.run_log import Entry, RunLog, log_resources
 from orchestrator.run_store import Run
 from orchestrator.spec import Spec

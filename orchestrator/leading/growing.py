@@ -9,9 +9,9 @@ from __future__ import annotations
 import time
 
 from data_pipeline.order import useful_world
-from orchestrator import growth
-from orchestrator.lead import Lead
-from orchestrator.pace import Pace
+from orchestrator.leading import growth
+from orchestrator.leading.lead import Lead
+from orchestrator.leading.pace import Pace
 from orchestrator.run_log import Entry
 
 ASK_EVERY_S = 30.0

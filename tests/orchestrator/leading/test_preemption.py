@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from clusters.notices import Notice
-from orchestrator.preemption import MARGIN_S, Preemption, answer
+from orchestrator.leading.preemption import MARGIN_S, Preemption, answer
 
 SPOT = Notice("a" * 40, 1000.0, "spot interruption", "aws")
 SOONER = Notice("b" * 40, 990.0, "host error", "gcp")

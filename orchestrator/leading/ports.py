@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from orchestrator.policy import Outcome
+from orchestrator.leading.policy import Outcome
 from orchestrator.run_log import Entry
 from orchestrator.spec import Workers
 

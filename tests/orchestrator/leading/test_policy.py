@@ -6,7 +6,18 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.policy import Budget, Done, GiveUp, Leave, Observed, Outcome, Start, Wait, decide, hurts
+from orchestrator.leading.policy import (
+    Budget,
+    Done,
+    GiveUp,
+    Leave,
+    Observed,
+    Outcome,
+    Start,
+    Wait,
+    decide,
+    hurts,
+)
 
 SEEN = Observed(available=4, minimum=1, maximum=8, slots=8, wait_limit_s=100.0, budget=Budget(0, 5, 0, None))
 DIED = Outcome("died", "rank 1 died", step=7)

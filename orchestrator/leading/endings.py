@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-from orchestrator.policy import Outcome
-from orchestrator.ports import Machines
+from orchestrator.leading.policy import Outcome
+from orchestrator.leading.ports import Machines
 from orchestrator.run_log import Entry
 from orchestrator.run_store import Run
 

@@ -11,12 +11,12 @@ from typing import Any
 
 from clusters.notices import Notice
 from data_pipeline.storage import StoreError
-from orchestrator.growing import Growing
-from orchestrator.lead import Lead
-from orchestrator.pace import Pace
-from orchestrator.policy import RESIZE, Outcome, Start, decide
-from orchestrator.ports import Work
-from orchestrator.preemption import Preemption, answer
+from orchestrator.leading.growing import Growing
+from orchestrator.leading.lead import Lead
+from orchestrator.leading.pace import Pace
+from orchestrator.leading.policy import RESIZE, Outcome, Start, decide
+from orchestrator.leading.ports import Work
+from orchestrator.leading.preemption import Preemption, answer
 from orchestrator.run_log import Entry
 
 POLL_S, LOOK_EVERY_S = 0.2, 1.0

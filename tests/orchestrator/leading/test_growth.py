@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.growth import BELIEVED_S, Room, Seen, consider, loss_every
+from orchestrator.leading.growth import BELIEVED_S, Room, Seen, consider, loss_every
 
 SEEN = Seen(world=2, room=4, slots=8, step_s=1.0, steps_left=10_000)  # 4 rounds a step; 4 workers need 2
 

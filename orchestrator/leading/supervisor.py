@@ -11,20 +11,32 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from orchestrator import checkpoints, endings
+from orchestrator import checkpoints
 from orchestrator.errors import DONE, RESUMABLE
 from orchestrator.frozen import Frozen
-from orchestrator.growing import Growing
-from orchestrator.lead import Lead
-from orchestrator.memory import Memory
-from orchestrator.pace import Pace
-from orchestrator.policy import Decision, Done, GiveUp, Leave, Observed, Outcome, Start, Wait, decide, hurts
-from orchestrator.ports import Gauges, Machines
+from orchestrator.leading import endings
+from orchestrator.leading.growing import Growing
+from orchestrator.leading.lead import Lead
+from orchestrator.leading.memory import Memory
+from orchestrator.leading.pace import Pace
+from orchestrator.leading.policy import (
+    Decision,
+    Done,
+    GiveUp,
+    Leave,
+    Observed,
+    Outcome,
+    Start,
+    Wait,
+    decide,
+    hurts,
+)
+from orchestrator.leading.ports import Gauges, Machines
+from orchestrator.leading.tending import Tending
 from orchestrator.redact import first_line, redact
 from orchestrator.run_log import Entry, RunLog, left_out, live_checkpoints, standing
 from orchestrator.run_store import Run
 from orchestrator.spec import Spec
-from orchestrator.tending import Tending
 
 POLL_S, WAIT_EVERY_S = 0.2, 1.0
 LAST_LOOKS = 5

@@ -8,8 +8,8 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from orchestrator.growth import RESTART_S, loss_every
-from orchestrator.policy import hurts
+from orchestrator.leading.growth import RESTART_S, loss_every
+from orchestrator.leading.policy import hurts
 from orchestrator.run_log import ENDS, Entry
 
 
