@@ -97,14 +97,23 @@ class RunLog:
         while True:
             entry = Entry(len(self.entries), kind, self.writer, self._clock(), facts)
             found = self._create(entry)
-            if found.writer != self.writer:
-                raise Fenced(
-                    f"log entry {entry.n} ({kind}) is taken: {found.writer} wrote '{found.kind}' there, so it leads the run now; "
-                    "this driver stops and changes nothing more"
-                )
+            self._require_mine(found)
             self.entries.append(found)
             if found.says() == entry.says():
                 return found
+
+    def check(self) -> None:
+        """Fenced when another driver has written the next entry: a driver that has nothing to write would not notice."""
+        key = entry_key(len(self.entries))
+        if self._store.head(key) is not None:
+            self._require_mine(Entry.from_bytes(self._store.get(key)))
+
+    def _require_mine(self, found: Entry) -> None:
+        if found.writer != self.writer:
+            raise Fenced(
+                f"log entry {found.n} is taken: {found.writer} wrote '{found.kind}' there, so it leads the run now; "
+                "this driver stops and changes nothing more"
+            )
 
     def _create(self, entry: Entry) -> Entry:
         """What lies under the number of `entry` now: `entry`, or what was there before."""

@@ -20,7 +20,7 @@ from orchestrator.leading.preemption import Preemption, answer
 from orchestrator.run_log import Entry
 
 POLL_S, LOOK_EVERY_S = 0.2, 1.0
-HASTY_S = 10.0
+HASTY_S, CHECK_EVERY_S = 10.0, 10.0
 
 
 class Tending:
@@ -34,6 +34,7 @@ class Tending:
         self._saves = 0
         self._told: dict[str, Any] = {}
         self._started = self._killed = self._mute = False
+        self._next_check = 0.0
         self.committed = 0
 
     @property
@@ -112,7 +113,10 @@ class Tending:
         self._lead.write_notices()
 
     def _look(self) -> None:
-        """Once a second: what has been saved, what is asked, what room there is."""
+        """Once a second: what has been saved, what is asked, what room there is. Now and then: whether the run is still ours."""
+        if time.monotonic() >= self._next_check:
+            self._next_check = time.monotonic() + CHECK_EVERY_S
+            self._lead.log.check()
         made = self._lead.commit(self._began)
         self.committed += len(made)
         for request in self._lead.requests.take():
