@@ -2,7 +2,8 @@
 
 `python -m benchmarks.survival.preempt [--deadline 60] [--rounds 1]`. Two Ray nodes of one worker each on this machine; both systems train
 the same small Mixer and hear of it in the same way (`ray drain-node`). Ray Train is elastic, 1 to 2 workers, with its defaults.
-Figures count from the notice; a figure below the deadline means that nothing waited for it.
+Figures count from the notice; a figure below the deadline means that nothing waited for it. Steps done again are counted from what ranks
+had written down; what a killed rank had not is unknown, so for Ray Train they are a lower bound.
 """
 
 from __future__ import annotations
