@@ -1,4 +1,4 @@
-"""Real object stores for every test that wants one, started once a session and ended with it.
+"""Real object stores, and the digits packed once, for every test that wants them: made once a session, and ended with it.
 
 `rclone_store` is the demo's server (ignores conditional PUTs); `rgw` is Ceph (honours them), skipped where
 it is not installed. Each comes with a maker of fresh buckets that also sets AWS_* for the test:
@@ -24,6 +24,16 @@ from tests.ceph import Gateway
 os.environ.setdefault("MIXER_NOTICES", "file")  # no test asks the metadata server of the machine it runs on
 BucketMaker = Callable[[], str]
 _numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """scikit-learn's digits, packed into a folder: <digits>/train, <digits>/val."""
+    from data_pipeline.pack import pack
+
+    folder = tmp_path_factory.mktemp("digits")
+    pack("sklearn:digits", str(folder))
+    return str(folder)
 
 
 @pytest.fixture(scope="session")

@@ -56,11 +56,9 @@ class Placement:
         board: Board = self._line.ask("look", self.number)
         return board
 
-    def order(self, kind: str, **facts: Any) -> int:
-        """Give all shells an order; its number."""
-        number = next(self._orders)
-        self._line.ask("command", self.number, {"number": number, "kind": kind, **facts})
-        return number
+    def order(self, kind: str, **facts: Any) -> None:
+        """Give all shells an order."""
+        self._line.ask("command", self.number, {"number": next(self._orders), "kind": kind, **facts})
 
     def close(self, kill: Callable[[str, int], None]) -> None:
         """End the shells and their ranks, by order, and those that do not obey by `kill(node, pid)`."""

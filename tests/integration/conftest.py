@@ -1,4 +1,4 @@
-"""Real parts: digits packed once, small runs in folders of their own."""
+"""Small runs in folders of their own."""
 
 from __future__ import annotations
 
@@ -7,16 +7,6 @@ from pathlib import Path
 import pytest
 
 from tests.runs import Small, make_small
-
-
-@pytest.fixture(scope="session")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """scikit-learn's digits, packed into a folder: <digits>/train, <digits>/val."""
-    from data_pipeline.pack import pack
-
-    folder = tmp_path_factory.mktemp("digits")
-    pack("sklearn:digits", str(folder))
-    return str(folder)
 
 
 @pytest.fixture
