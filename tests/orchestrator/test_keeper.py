@@ -170,15 +170,6 @@ def test_a_driver_does_not_outlive_its_keeper(acted: Callable[..., Kept], tmp_pa
 
 
 # -- a real run -------------------------------------------------------------------------------------------------------------
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> str:
-    from data_pipeline.pack import pack
-
-    folder = tmp_path_factory.mktemp("digits")
-    pack("sklearn:digits", str(folder))
-    return str(folder)
-
-
 class KeptRun:
     """A run led by a driver under a keeper, as `mixer submit` starts it, on gangs."""
 
