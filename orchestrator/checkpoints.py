@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from data_pipeline.storage import NotFound, Store, StoreError
 from orchestrator.errors import DamagedCheckpoint, UserError
+from orchestrator.near.client import Source
 from orchestrator.run_log import Entry, RunLog, live_checkpoints
 
 FORMAT = 1
@@ -144,7 +145,7 @@ def load_manifest(store: Store, path: str, sha256: str | None = None) -> Manifes
     return Manifest.from_bytes(data, path)
 
 
-def read(store: Store, path: str, manifest: Manifest, wants: list[Want], sink: Sink) -> int:
+def read(store: Source, path: str, manifest: Manifest, wants: list[Want], sink: Sink) -> int:
     """Hand every element of `wants` to `sink(number of the want, place in it, values)`; bytes fetched.
 
     Only slices that overlap a want are fetched, in ranges by a few threads, and each is proven by its CRC32C. `sink` is called
@@ -153,7 +154,7 @@ def read(store: Store, path: str, manifest: Manifest, wants: list[Want], sink: S
     return _read(store, path, manifest, wants, sink, lambda item, _: np.empty(item.length, dtype="<f4"))
 
 
-def fill(store: Store, path: str, manifest: Manifest, wants: list[Want], targets: Sequence[Float32]) -> int:
+def fill(store: Source, path: str, manifest: Manifest, wants: list[Want], targets: Sequence[Float32]) -> int:
     """As `read`, into `targets`, one contiguous fp32 array for each want.
 
     A slice that lies whole in one want is read to its place in the target, without a copy between. So after an error a target may
@@ -175,7 +176,7 @@ def fill(store: Store, path: str, manifest: Manifest, wants: list[Want], targets
     return _read(store, path, manifest, wants, sink, room)
 
 
-def _read(store: Store, path: str, manifest: Manifest, wants: list[Want], sink: Sink, room: Room) -> int:
+def _read(store: Source, path: str, manifest: Manifest, wants: list[Want], sink: Sink, room: Room) -> int:
     """`room` says where a slice's bytes go, which `sink` then hands on."""
     needed = list(_needed(path, manifest, wants))
 
@@ -210,7 +211,7 @@ def _needed(path: str, manifest: Manifest, wants: list[Want]) -> Iterator[tuple[
         )
 
 
-def _read_proven(store: Store, path: str, items: list[Slice], rooms: list[Float32]) -> None:
+def _read_proven(store: Source, path: str, items: list[Slice], rooms: list[Float32]) -> None:
     """Neighbouring slices into `rooms`; again when they arrive wrong. DamagedCheckpoint when they stay wrong or are gone."""
     first, bad = items[0], items[0]
     for _ in range(_TRIES):

@@ -195,6 +195,10 @@ class Checkpoint(Section):
     )
     keep: int = Field(3, ge=1, description="newest whole checkpoints that stay")
     async_: bool = Field(True, alias="async", description="upload behind the step; false waits for it")
+    in_memory: bool = Field(
+        True,
+        description="the newest one also in the memory of the nodes, each rank's part on its own and on one other; where there is room",
+    )
 
 
 class Workers(Section):

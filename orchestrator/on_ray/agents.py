@@ -1,4 +1,4 @@
-"""One agent per node: a Ray actor without CPUs that keeps the node's warm server and watches for notices.
+"""One agent per node: a Ray actor without CPUs that keeps the node's warm server, watches for notices and holds checkpoints in memory.
 
 The driver's Agents makes one on every node as it appears, and a new one where one has died. Agents belong to the driver and go with it;
 their warm servers and the ranks of those go with them.
@@ -18,7 +18,9 @@ from threading import Event, Thread
 from typing import Any
 
 from clusters import capacity
-from orchestrator.training.warm_files import socket_of
+from orchestrator.near.server import Server as NearServer
+from orchestrator.on_ray.neighbours import Copies, Neighbours
+from orchestrator.training.warm_files import near_socket_of, socket_of
 
 NOTICE_EVERY_S = 0.5
 PING_EVERY_S, PING_PATIENCE_S = 5.0, 20.0
@@ -32,6 +34,9 @@ class Agent:
         self._desk, self._node = desk, node
         self._gone = Event()
         self._server = _start_server(socket_of(node, token), kind)
+        self._neighbours = Neighbours(node)
+        self._near = NearServer(near_socket_of(node, token), node, self._neighbours, self._neighbours.give)
+        self._copies = Copies(self._near.holdings)
         Thread(target=self._watch, name="notices", daemon=True).start()
         Thread(target=self._keep, args=(token, kind), name="warm", daemon=True).start()
 
@@ -44,6 +49,33 @@ class Agent:
         with suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGKILL)
 
+    # -- memory: what other agents, and the driver's Agents, call ----------------------------------------------------------
+    def meet(self, agents: dict[str, Any]) -> None:
+        """These are the other nodes' agents."""
+        self._neighbours.meet(agents)
+
+    def near_files(self, path: str) -> list[str]:
+        """The files of the checkpoint at `path` that this node holds."""
+        return [item.file for item in self._near.holdings if item.path == path]
+
+    def near_read(self, path: str, file: str, offset: int, length: int) -> bytes | None:
+        """A range of a file that this node holds, else None."""
+        item = self._near.holdings.get(path, file)
+        return item.read(offset, length) if item else None
+
+    def near_begin(self, source: str, path: str, file: str, size: int) -> bool:
+        """A copy of another node's file will come. Whether there is room for it."""
+        return self._copies.begin(source, path, file, size)
+
+    def near_write(self, source: str, path: str, file: str, at: int, data: bytes) -> None:
+        """A part of it."""
+        self._copies.write(source, path, file, at, data)
+
+    def near_end(self, source: str, path: str, file: str) -> None:
+        """That was all of it."""
+        self._copies.end(source, path, file)
+
+    # -- warm server and notices -----------------------------------------------------------------------------------------
     def _keep(self, token: str, kind: list[str]) -> None:
         path = socket_of(self._node, token)
         while not self._gone.is_set():
@@ -108,12 +140,16 @@ class Agents:
 
     def tend(self, nodes: set[str]) -> None:
         """Make agents on nodes that have none, and again where one has died. Never waits."""
+        before = dict(self._actors)
         for node in list(self._actors):
             if node not in nodes or self._died(node):
                 del self._actors[node]
                 self._asked.pop(node, None)
         for node in nodes - self._actors.keys():
             self._actors[node] = self._make(node)
+        if self._actors != before:
+            for node, actor in self._actors.items():
+                actor.meet.remote({other: agent for other, agent in self._actors.items() if other != node})
 
     def kill(self, node: str, pid: int) -> None:
         """Kill a process of this driver on `node`."""
@@ -132,7 +168,7 @@ class Agents:
         import ray
 
         actor = ray.remote(Agent).options(
-            num_cpus=0, max_concurrency=4, scheduling_strategy=capacity.on_node(node)
+            num_cpus=0, max_concurrency=16, scheduling_strategy=capacity.on_node(node)
         )
         return actor.remote(self._desk, node, self._token, self._kind)
 

@@ -11,6 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from orchestrator.near import lines
+
 LOOK_EVERY_S, DUMP_WAIT_S, END_S = 0.02, 1.0, 5.0
 
 
@@ -26,9 +28,7 @@ class Rank:
         self._stopped_since: float | None = None
         self._line = line
         self._buffer = b""
-        request = json.dumps({"config": config, "env": env}).encode() + b"\n"
-        socket.send_fds(self._line, [request[: 1 << 15]], [1, 2])
-        self._line.sendall(request[1 << 15 :])
+        lines.send(self._line, {"config": config, "env": env}, [1, 2])
         self._line.setblocking(False)
 
     def look(self) -> None:

@@ -20,9 +20,10 @@ from threading import Event, Thread
 from typing import Any
 
 from clusters.processes import free_port
+from orchestrator.near.client import ENVIRONMENT as NEAR
 from orchestrator.on_ray.rank import Rank, stack_of
 from orchestrator.training import pulse
-from orchestrator.training.warm_files import DUMP, socket_of
+from orchestrator.training.warm_files import DUMP, near_socket_of, socket_of
 
 PULSE_EVERY_S, LOOK_EVERY_S, SERVER_WAIT_S = 0.25, 0.02, 120.0
 _SIOCGIFADDR = 0x8915  # Linux: an interface's address
@@ -174,6 +175,7 @@ class Shell:
             "MIXER_NODE": seat.node,
             pulse.ENVIRONMENT: marks,
             DUMP: dump,
+            NEAR: near_socket_of(seat.node, order["warm"]),
         }
         env = dict(os.environ)
         if card := interface_of(seat.ip):  # a host's own name may stand for another of its addresses

@@ -1,4 +1,4 @@
-"""Fill an engine from a checkpoint: any world size and stage from any other, by ranges, straight from the bucket.
+"""Fill an engine from a checkpoint: any world size and stage from any other, by ranges, from a node's memory or the bucket.
 
 The engine says which slices this rank holds now; exactly those bytes are fetched and proven; the rest is never read.
 """
@@ -11,11 +11,17 @@ from data_pipeline.storage import Store
 from orchestrator import checkpoints
 from orchestrator.checkpoints import Float32, Manifest, Want
 from orchestrator.errors import UserError
+from orchestrator.near.client import Near, Source
 from orchestrator.training.engine import Engine
 
 
-def restore(engine: Engine, store: Store, path: str, sha256: str | None = None) -> Manifest:
-    """Load the checkpoint at `path` into `engine`. Collective. DamagedCheckpoint when its bytes are not what was saved."""
+def restore(
+    engine: Engine, store: Store, path: str, sha256: str | None = None, *, near: Near | None = None
+) -> tuple[Manifest, dict[str, int]]:
+    """Load the checkpoint at `path` into `engine`; its manifest, and the bytes taken from "here", "far" and "bucket". Collective.
+
+    DamagedCheckpoint when its bytes are not what was saved.
+    """
     manifest = checkpoints.load_manifest(store, path, sha256)
     if manifest.params != engine.shapes:
         raise UserError(
@@ -26,12 +32,13 @@ def restore(engine: Engine, store: Store, path: str, sha256: str | None = None) 
         for fragment in engine.to_fill()
         for kind, view in fragment.views.items()
     ]
-    _fill(store, path, manifest, [want for want, _ in views], [view for _, view in views])
+    source = (near or Near(None)).over(store, path, manifest.files)
+    _fill(source, path, manifest, [want for want, _ in views], [view for _, view in views])
     engine.filled(manifest.state["updates"])
-    return manifest
+    return manifest, dict(source.took)
 
 
-def _fill(store: Store, path: str, manifest: Manifest, wants: list[Want], views: list[torch.Tensor]) -> None:
+def _fill(store: Source, path: str, manifest: Manifest, wants: list[Want], views: list[torch.Tensor]) -> None:
     """Read `wants` into `views`: straight into host memory, by way of it to a device."""
     if all(view.device.type == "cpu" for view in views):
         checkpoints.fill(store, path, manifest, wants, [view.numpy() for view in views])

@@ -2,9 +2,9 @@
 
 save(): copy into the one buffer that all saves share (the only part a step waits for). Behind it, in a thread: one safetensors file,
 streamed from the buffer with checksums made on the way -> this rank's events -> this rank's receipt; rank 0 then waits for all
-receipts and writes the manifest. A save that finds the one before it still on its way waits for it, and notes "save waited": memory
-stays at the state once. No collective here: ranks meet in the bucket. The driver's log entry makes the checkpoint real
-(orchestrator/checkpoints.py).
+receipts and writes the manifest. What was written the node's memory gets too (orchestrator/near). A save that finds the one before
+it still on its way waits for it, and notes "save waited": the buffer is one. No collective here: ranks meet in the bucket. The
+driver's log entry makes the checkpoint real (orchestrator/checkpoints.py).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import google_crc32c
 from data_pipeline.storage import Bytes, Store, StoreError
 from orchestrator.checkpoints import Manifest, Slice, folder, rank_file, receipt
 from orchestrator.errors import MixerError
+from orchestrator.near.client import Near
 from orchestrator.redact import redact
 from orchestrator.training.events import Events
 from orchestrator.training.fragments import Fragment
@@ -47,8 +48,10 @@ class Saver:
         rank: int,
         world: int,
         shapes: dict[str, list[int]],
+        near: Near | None = None,
     ) -> None:
         self._store, self._events, self._shapes = store, events, shapes
+        self._near = near or Near(None)
         self._attempt, self._rank, self._world = attempt, rank, world
         self._memory = HostMemory()
         self._thread: threading.Thread | None = None
@@ -103,6 +106,7 @@ class Saver:
                 self._store.put(f"{path}/{receipt(self._rank)}", json.dumps(facts).encode())
                 if self._rank == 0:
                     self._write_manifest(path, step, position, state)
+            self._near.hold(path)
             self.upload_s = time.monotonic() - began
         except BaseException as error:
             self._error = error
@@ -117,6 +121,8 @@ class Saver:
         header, offsets = _header(slices)
         size = len(header) + sum(values.nbytes for *_, values in slices)
         digest, crcs = hashlib.sha256(header), list[int]()
+        self._near.begin(name, size)
+        self._near.write(header)
 
         def chunks() -> Iterator[Bytes]:
             yield header
@@ -124,6 +130,7 @@ class Saver:
                 raw = values.view("u1")
                 digest.update(raw.data)
                 crcs.append(google_crc32c.value(raw))
+                self._near.write(raw.data)
                 yield raw.data
 
         self._store.put_stream(f"{path}/{name}", size, chunks())

@@ -21,6 +21,7 @@ from contextlib import suppress
 from typing import Any
 
 from orchestrator.errors import DamagedCheckpoint, Diverged, PeerLost, needs_the_user
+from orchestrator.near import lines
 from orchestrator.training.warm_files import DUMP
 
 _PR_SET_PDEATHSIG = 1
@@ -187,16 +188,8 @@ class Server:
 
 def _receive(line: socket.socket) -> tuple[dict[str, Any] | None, list[int]]:
     """The request and the files that came with it; None for an empty line, by which an agent asks whether we are here."""
-    data, files, _flags, _address = socket.recv_fds(line, 1 << 16, 2)
-    while not data.endswith(b"\n"):
-        more = line.recv(1 << 16)
-        if not more:
-            raise ValueError("it ended in the middle")
-        data += more
-    if data == b"\n":
-        return None, files
-    request = json.loads(data)
-    if not isinstance(request, dict) or not {"config", "env"} <= request.keys():
+    request, files = lines.receive(line)
+    if request is not None and not {"config", "env"} <= request.keys():
         raise ValueError("it lacks config or env")
     return request, files
 

@@ -1,4 +1,4 @@
-"""Where the warm server of a node listens. No torch here: shells and agents ask too."""
+"""Where the warm server of a node listens, and its memory. No torch here: shells and agents ask too."""
 
 from __future__ import annotations
 
@@ -15,6 +15,11 @@ def socket_of(node: str, token: str) -> str:
     """The unix socket of node `node` for the driver that `token` names: several nodes and drivers may share a machine, or a /tmp."""
     short = hashlib.sha256(f"{node} {token}".encode()).hexdigest()[:16]
     return str(folder() / f"{short}.sock")
+
+
+def near_socket_of(node: str, token: str) -> str:
+    """As socket_of, of the node's memory."""
+    return socket_of(node, token).removesuffix(".sock") + ".near"
 
 
 def folder() -> Path:

@@ -81,6 +81,7 @@ def _work(
     import torch
 
     torch.set_num_threads(max(1, int(spec.workers.cpus)))
+    from orchestrator.near.client import Near
     from orchestrator.training.aside import Aside
     from orchestrator.training.compile_cache import take_cache
     from orchestrator.training.contact import Contact, evaluated_by
@@ -103,12 +104,14 @@ def _work(
     with events.span("engine"):
         engine = Engine(spec, place)
         engine.pulse = pulse
+    near = Near.of_environment() if spec.checkpoint.in_memory else Near(None)
     step = position = 0
     state: dict[str, Any] = {}
     if config["checkpoint"]:
         pulse.mark("load")
         with events.span("load"):
-            manifest = restore(engine, run.store, **config["checkpoint"])
+            manifest, took = restore(engine, run.store, **config["checkpoint"], near=near)
+        events.note("loaded", **took)
         step, position, state = manifest.step, manifest.position, manifest.state
     batch = spec.train.global_batch
     left_out = batches_to_skip(config.get("left_out", ()), state.get("skipped", ()), position, batch)
@@ -120,9 +123,8 @@ def _work(
     contact = Contact(run.store, config["attempt"]) if place.rank == 0 else None
     if contact:
         contact.tell(steps=frozen.steps, step=step, world_size=place.world)
-    saver = Saver(
-        run.store, events, attempt=config["attempt"], rank=place.rank, world=place.world, shapes=engine.shapes
-    )
+    of_rank = {"attempt": config["attempt"], "rank": place.rank, "world": place.world}
+    saver = Saver(run.store, events, **of_rank, shapes=engine.shapes, near=near)
     saver.prepare(engine.owned())
     if step:
         saver.last_step = step

@@ -102,7 +102,7 @@ def test_what_serves_the_ranks_may_die_and_a_stopped_rank_is_named(small: Small)
         pids.extend(ranks(run).values())
 
     code = _lead(resolved, machines, play, failures, small)
-    assert not failures, (failures, small.said)
+    assert not failures, "\n".join([str(failures), *small.said])
     assert code == 3, small.said
     causes = [(entry.facts["outcome"], entry.facts["cause"]) for entry in ended(run)]
     assert [outcome for outcome, _ in causes] == ["died", "hung", "died", "died", "stopped"]

@@ -43,7 +43,7 @@ def work(
     engine = Engine(parse_spec(SPEC.format(zero=zero, precision=precision)), place)
     store, first = open_store(store_url), 0
     if origin:
-        first = restore(engine, store, origin).step
+        first = restore(engine, store, origin)[0].step
     losses = []
     for step in range(first, first + steps):
         losses.append(_step(engine, owned_slots(place.rank, place.world, engine.slots), step, torch))
