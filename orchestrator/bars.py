@@ -52,6 +52,20 @@ def key(shade: str) -> Html:
     return tag("i", class_="key", style=f"background:{shade}")
 
 
+def stacked(seconds: dict[str, float], longest: float) -> Html:
+    """One attempt's seconds by name, side by side; a bar of full width is `longest` seconds."""
+    parts = [
+        tag(
+            "i",
+            style=f"width:{100 * seconds[name] / longest:.2f}%;background:{colour(name)}",
+            title=f"{name}: {duration(seconds[name])}",
+        )
+        for name in NAMES
+        if seconds.get(name)
+    ]
+    return tag("div", *parts, class_="stack")
+
+
 def timeline(ledger: Ledger, attempts: Sequence[AttemptLine]) -> Html:
     """The attempts above, the time with its names below, faults marked over both."""
     if ledger.wall_s <= 0:

@@ -57,6 +57,7 @@ img{width:100%;height:auto;display:block;border-radius:4px;background:#fff;image
 .ledger td:nth-child(3){width:36%}
 .ledger td:nth-child(1),td code{white-space:nowrap}
 .parts td:nth-child(1){min-width:9em}
+.attempts td:nth-child(5){white-space:nowrap}.attempts td:nth-child(9){min-width:8em}
 table{border-collapse:collapse;width:100%;font-size:14px;margin:6px 0 2px}
 th{text-align:left;font-weight:600;color:var(--soft);font-size:12.5px;white-space:nowrap}
 th,td{padding:6px 12px 6px 0;border-bottom:1px solid var(--line);vertical-align:top;overflow-wrap:anywhere}
@@ -67,6 +68,7 @@ td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 .key{display:inline-block;width:11px;height:11px;border-radius:3px;margin-right:7px;vertical-align:-1px}
 .legend{font-size:13px;color:var(--soft);margin:6px 0 0}
 .legend span{display:inline-block;margin-right:16px;white-space:nowrap}
+.stack{display:flex;min-width:150px;height:11px;margin-top:5px}.stack i{flex:none;height:100%}
 .bar{display:block;height:9px;border-radius:3px;margin-top:6px;min-width:1px}
 .bad{color:var(--bad);font-weight:600}.good{color:var(--good);font-weight:600}
 dl{display:grid;grid-template-columns:max-content 1fr;gap:4px 16px;margin:6px 0 0;font-size:14px}

@@ -42,6 +42,10 @@ class Book:
         return ledger.build(self.entries, self.events, time.time(), abandoned=self.state() == "abandoned")
 
     @cached_property
+    def waterfall(self) -> list[dict[str, Any]]:
+        return waterfall.attempts(self.entries, self.events, self.ledger)
+
+    @cached_property
     def history(self) -> list[history.StepLine]:
         return history.committed(self.entries, self.events)
 
@@ -86,7 +90,7 @@ class Book:
             "samples_seen": step * self.frozen.spec.train.global_batch,
             "world_size": self.attempt.facts["world"] if self.attempt else None,
             "attempt": self.attempt.n if self.attempt else None,
-            "attempts": waterfall.attempts(self.entries, self.ledger),
+            "attempts": self.waterfall,
             "last_checkpoint": saved[-1].facts["path"] if saved else None,
             "loss": self.progress.get("loss", newest.get("loss")),
             "images_per_s": self.images_per_s(),

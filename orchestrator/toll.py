@@ -21,6 +21,7 @@ _MEANS = {
     "waiting": "for machines",
     "nobody": "no driver was alive",
 }
+_SOURCES = {"here": "own memory", "far": "another node", "bucket": "bucket"}
 
 
 def time_spent(account: Account) -> Html:
@@ -90,6 +91,9 @@ def _after(fault: AttemptLine) -> str:
 
 
 def attempt_list(account: Account) -> Html:
+    book = account.book
+    facts = {item["attempt"]: item for item in book.waterfall}
+    longest = max((item["wall_s"] for item in facts.values()), default=0.0) or 1.0
     rows = [
         [
             str(line.number),
@@ -102,10 +106,32 @@ def attempt_list(account: Account) -> Html:
                 class_="bad" if line.fault else "good" if line.outcome == "finished" else None,
             ),
             line.cause,
+            bars.stacked(facts[line.n]["ledger"], longest),
             f"{line.end - line.start:,.1f}",
+            _source(facts[line.n]["loaded"]),
             tag("span", str(line.n), class_="soft"),
         ]
         for line in account.attempts
     ]
-    head = ["", "workers", "from step", "to step", "outcome", "cause", "seconds", "log entry"]
-    return section("Attempts", table(head, rows, numbers=(1, 2, 3, 6, 7)), class_="long")
+    head = [
+        "",
+        "workers",
+        "from step",
+        "to step",
+        "outcome",
+        "cause",
+        "where the time went",
+        "seconds",
+        "state from",
+    ]
+    note = "Colours as above. State comes from the memory of a rank's own node, of another node, or from the bucket."
+    listed = table([*head, "log entry"], rows, numbers=(1, 2, 3, 7, 9))
+    return section("Attempts", tag("div", listed, class_="attempts"), class_="long", note=note)
+
+
+def _source(loaded: dict[str, int]) -> str:
+    """Where an attempt's state came from."""
+    whole = sum(loaded.values())
+    if len(loaded) == 1:
+        return _SOURCES[next(iter(loaded))]
+    return ", ".join(f"{_SOURCES[where]} {size / whole:.0%}" for where, size in loaded.items())

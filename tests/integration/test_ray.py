@@ -170,12 +170,14 @@ def test_a_node_that_loses_power_costs_a_worker_not_the_run(desk: Desk) -> None:
         "--name",
         "power",
         "--set",
-        "train.steps=400",
+        "train.steps=450",
+        "--set",
+        "checkpoint.every=150 steps",
         "--set",
         "workers.max=2",
     )
     try:
-        wait_for(lambda: _has_step(desk, "power", 20), timeout=90, every=0.5)
+        wait_for(lambda: _has_step(desk, "power", 155), timeout=90, every=0.2)
         local.cut_power(CLUSTER, 1)
         wait_for(lambda: _starts(desk, "power") >= 2, timeout=90, every=0.5)
         out, _ = process.communicate(timeout=150)
@@ -187,8 +189,12 @@ def test_a_node_that_loses_power_costs_a_worker_not_the_run(desk: Desk) -> None:
     assert ended[0]["outcome"] == "lost", ended
     started = [entry for entry in desk.log("power") if entry["kind"] == "attempt started"]
     assert [entry["world"] for entry in started] == [2, 1]
-    assert started[1]["step"] >= 10
+    assert started[1]["step"] >= 150
     assert desk.status("power")["state"] == "finished"
+    loaded = [event for event in _events(desk, "power") if event["kind"] == "loaded"]
+    assert {"here", "far"} >= loaded[0].keys() - {"t", "kind", "attempt", "rank"}, (
+        loaded
+    )  # none from the bucket
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -255,6 +261,13 @@ def test_room_that_a_dead_attempt_still_holds_is_given_back(desk: Desk) -> None:
         check=False,
     )
     assert "FREED 1 0" in out.stdout, out.stdout + out.stderr
+
+
+def _events(desk: Desk, run: str) -> list[dict[str, Any]]:
+    from orchestrator.run_store import Run
+    from orchestrator.training.events import read_events
+
+    return list(read_events(Run(f"{desk.store}/runs/{run}").store))
 
 
 def _has_step(desk: Desk, run: str, step: int) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import ledger, waterfall
+from orchestrator import ledger
 from orchestrator.timeline import Stroke, flatten
 from tests.scripted_run import START, ScriptedRun, killed_once
 
@@ -214,7 +214,7 @@ def test_what_a_batch_or_a_hang_undid_is_lost_work(tmp_path: Path, outcome: str)
 
 def test_the_attempts_and_the_start_of_the_driver_share_out_the_wall_time(tmp_path: Path) -> None:
     book = killed_once(tmp_path).book()
-    listed = waterfall.attempts(book.entries, book.ledger)
+    listed = book.waterfall
     assert [item["outcome"] for item in listed] == ["died", "finished"]
     assert [(item["from_step"], item["to_step"]) for item in listed] == [(0, 53), (40, 120)]
     for item in listed:
