@@ -36,15 +36,16 @@ def open_store(url: str | Path, *, patience_s: float = PATIENCE_S) -> Store:
     """The store at `s3://bucket/prefix`, `file:///path` or a path. Sends nothing yet.
 
     S3 endpoint and credentials come from the usual AWS places (AWS_ENDPOINT_URL, AWS_PROFILE, roles, ...). A
-    request that fails for a passing reason is sent again for up to `patience_s` seconds. Raises StoreError
-    for another scheme, a url with credentials in it, or when no credentials can be found.
+    request that fails for a passing reason is sent again for up to `patience_s` seconds; in a folder that is a
+    write to a full disk. Raises StoreError for another scheme, a url with credentials in it, or when no
+    credentials can be found.
     """
     text = str(url)
     scheme = text.partition("://")[0] if "://" in text else ""
     if scheme == "s3":
         return _open_s3(text, patience_s)
     if scheme == "file":
-        return LocalStore(_file_path(text))
+        return LocalStore(_file_path(text), patience_s=patience_s)
     if scheme:
         raise StoreError(
             f"cannot open {_shown(text)}: the scheme {scheme!r} is not known. "
@@ -54,7 +55,7 @@ def open_store(url: str | Path, *, patience_s: float = PATIENCE_S) -> Store:
         raise StoreError(
             "cannot open a store at an empty url: give s3://bucket/prefix, file:///path or a path"
         )
-    return LocalStore(Path(text).expanduser())
+    return LocalStore(Path(text).expanduser(), patience_s=patience_s)
 
 
 def _open_s3(url: str, patience_s: float) -> Store:

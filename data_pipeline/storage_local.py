@@ -17,8 +17,9 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from data_pipeline.errors import AccessDenied, NotFound, StoreError, Unavailable
 from data_pipeline.storage_types import (
@@ -34,7 +35,10 @@ from data_pipeline.storage_types import (
 TEMP = ".mixer-tmp-"
 BUFFERS = 1000  # that one read may fill; Linux allows 1024
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV)
-PASSING = (errno.EIO, errno.ETIMEDOUT, errno.ESTALE, errno.EAGAIN)
+FULL = (errno.ENOSPC, errno.EDQUOT)
+PASSING = (errno.EIO, errno.ETIMEDOUT, errno.ESTALE, errno.EAGAIN, *FULL)
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0
+T = TypeVar("T")
 
 
 class _NoHardLinks(StoreError):
@@ -42,13 +46,12 @@ class _NoHardLinks(StoreError):
 
 
 class LocalStore:
-    """Objects as files under `root`, which is made at the first write."""
+    """Objects as files under `root`, which is made at the first write. A write waits up to `patience_s` for a full disk."""
 
-    retries = 0
-    patience_s = 0.0  # a disk is not asked twice
-
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, patience_s: float = 0.0) -> None:
         self.root = root.absolute()
+        self.patience_s = patience_s
+        self.retries = 0
 
     @property
     def url(self) -> str:
@@ -94,7 +97,7 @@ class LocalStore:
         try:
             temp = self._write_temp(path, len(data), [data])
             try:
-                created = _link(temp, path)
+                created = self._patiently(lambda: _link(temp, path))
             finally:
                 temp.unlink(missing_ok=True)
             _sync_folder(path.parent)
@@ -171,7 +174,7 @@ class LocalStore:
                 folder = folder.parent
 
     def sub(self, prefix: str) -> LocalStore:
-        return LocalStore(self.root / join_prefix("", prefix))
+        return LocalStore(self.root / join_prefix("", prefix), patience_s=self.patience_s)
 
     def probe(self) -> Honours:
         """Whether hard links work here is what decides; ranges and ETags a file system always has."""
@@ -194,7 +197,7 @@ class LocalStore:
 
     def _write_temp(self, path: Path, size: int, chunks: Iterable[Bytes]) -> Path:
         """A flushed file beside `path` with exactly `size` bytes, or no file and the error."""
-        file, temp = _create_beside(path)
+        file, temp = self._patiently(lambda: _create_beside(path))
         seen = 0
         try:
             with open(file, "wb", buffering=0) as out:
@@ -204,13 +207,26 @@ class LocalStore:
                     if seen > size:
                         break
                     while view:
-                        view = view[out.write(view) :]
+                        view = view[self._patiently(partial(out.write, view)) :]
                 check_total(f"{self.url}/{path.relative_to(self.root).as_posix()}", size, seen)
                 os.fsync(out.fileno())
         except BaseException:
             temp.unlink(missing_ok=True)
             raise
         return temp
+
+    def _patiently(self, act: Callable[[], T]) -> T:
+        """What `act` returns; done again while the disk is full, for up to patience_s. `act` must leave nothing half done."""
+        until, pause = time.monotonic() + self.patience_s, FIRST_PAUSE_S
+        while True:
+            try:
+                return act()
+            except OSError as error:
+                if error.errno not in FULL or time.monotonic() + pause > until:
+                    raise
+            time.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_S)
+            self.retries += 1
 
     def _fail_listing(self, error: OSError) -> None:
         if not isinstance(error, FileNotFoundError | NotADirectoryError):
@@ -228,7 +244,8 @@ class LocalStore:
         if isinstance(error, PermissionError):
             raise AccessDenied(f"cannot {verb} {where}: {error.strerror}; check the owner and mode") from None
         kind = Unavailable if error.errno in PASSING else StoreError
-        raise kind(f"cannot {verb} {where}: {error.strerror}") from error
+        advice = "; free some, or use another folder" if error.errno in FULL else ""
+        raise kind(f"cannot {verb} {where}: {error.strerror}{advice}") from error
 
 
 def _pread(file: int, start: int, length: int) -> bytes:

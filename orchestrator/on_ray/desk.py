@@ -17,7 +17,7 @@ from orchestrator.errors import MixerError
 
 LONG_POLL_S = 5.0
 DRIVER_AWAY_S = 120.0  # a shell without work does not wait longer for a driver that says nothing
-ANSWER_S = 30.0
+ANSWER_S, AGAIN_S = 30.0, 0.2
 
 
 @dataclass
@@ -173,10 +173,23 @@ class Line:
 
         if self.gone:
             raise DeskGone("the desk of this driver has ended")
-        try:
-            return ray.get(getattr(self.desk, method).remote(*args), timeout=ANSWER_S)
-        except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError) as error:
-            self.gone = True
-            ray.kill(self.desk)
-            what = "does not answer" if isinstance(error, ray.exceptions.GetTimeoutError) else "has ended"
-            raise DeskGone(f"the desk of this driver {what} ({method}); its workers end with it") from error
+        until = time.monotonic() + ANSWER_S
+        while True:
+            try:
+                return ray.get(getattr(self.desk, method).remote(*args), timeout=ANSWER_S)
+            except ray.exceptions.ActorUnavailableError as error:  # the way to it broke: it may live
+                if time.monotonic() > until:
+                    raise self._lost("cannot be reached", method, error) from error
+                time.sleep(AGAIN_S)
+            except ray.exceptions.RayActorError as error:
+                raise self._lost("has ended", method, error) from error
+            except ray.exceptions.GetTimeoutError as error:
+                raise self._lost(f"does not answer within {ANSWER_S:.0f} s", method, error) from error
+
+    def _lost(self, how: str, method: str, error: Exception) -> DeskGone:
+        import ray
+
+        self.gone = True
+        ray.kill(self.desk)
+        why = " ".join(str(error).split())[:300]
+        return DeskGone(f"the desk of this driver {how} ({method}); its workers end with it. Ray says: {why}")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from clusters.processes import Process
+from tests.chaos.disk import Disk
 from tests.chaos.keeper import awaken
 from tests.chaos.schedule import Planned
 from tests.chaos.stage import Stage, scaled
@@ -183,6 +184,21 @@ def _head_is_back(stage: Stage) -> str:
     return ""
 
 
+# -- the store's disk ---------------------------------------------------------------------------------------------------------
+def _full_disk(stage: Stage, planned: Planned) -> str | None:
+    if (disk := stage.disk) is None:
+        return None
+    seconds = scaled(planned, 2.0, 12.0)
+    size = disk.fill()
+    stage.after(seconds, planned, lambda: _freed(disk))
+    return f"for {seconds:.1f} s, {size >> 20} MB were free"
+
+
+def _freed(disk: Disk) -> str:
+    disk.free()
+    return ""
+
+
 # -- drivers ----------------------------------------------------------------------------------------------------------------
 def _kill_driver(stage: Stage, planned: Planned) -> str | None:
     if stage.keeper.driver.poll() is not None:
@@ -238,5 +254,6 @@ FAULTS: Mapping[str, Fault] = MappingProxyType(
         "rival driver": _rival,
         "stop": _stop,
         "scale": _scale,
+        "full disk": _full_disk,
     }
 )

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from clusters.processes import Process
 from tests.chaos import memory
 from tests.chaos.arena import ROOT, Arena, Driver
+from tests.chaos.disk import small_disk
 from tests.chaos.environment import environment
 from tests.chaos.front import fronting
 from tests.chaos.scene import Scene, furnish, make_bucket
@@ -68,13 +69,15 @@ class GangArena(Arena):
 def on_gangs(
     folder: Path, *, steps: int, mark: str, server: Server | None = None, seed: int = 0
 ) -> Iterator[Scene]:
-    """A scene on gangs; the store is a local folder, or a running S3 server with a proxy before it."""
+    """A scene on gangs; the store is a local folder whose disk may be full, or a running S3 server with a proxy before it."""
     with ExitStack() as stack:
         stack.callback(memory.tidy, mark)
-        store, front, env = str(folder / "store"), None, {}
+        store, front, disk, env = str(folder / "store"), None, None, {}
         if server:
             stack.enter_context(environment(server.env))
             front = stack.enter_context(fronting(server.endpoint, folder, seed))
             store, env = make_bucket("gangs"), {**server.env, "AWS_ENDPOINT_URL": front.endpoint}
+        else:
+            disk = stack.enter_context(small_disk(folder / "store"))
         spec = furnish(folder, store, steps)
-        yield Scene(GangArena(mark, env), spec, store, folder, front)
+        yield Scene(GangArena(mark, env), spec, store, folder, front, disk)

@@ -180,7 +180,7 @@ def play(scene: Scene, name: str, planned: Sequence[Planned], tell: Tell) -> Pla
     """One run under as many of `planned` as it lasts for. Nothing of it is left running."""
     scene.arena.ready()
     with _keeping(scene, name) as keeper:
-        stage = Stage(scene.arena, keeper, Watch(f"{scene.store}/runs/{name}"), scene.front)
+        stage = Stage(scene.arena, keeper, Watch(f"{scene.store}/runs/{name}"), scene.front, scene.disk)
         played = Played(name)
         Player(stage, played, tell).play(planned)
         played.ended = time.time()

@@ -45,7 +45,7 @@ def fill_in(
 ) -> None:
     """What the run did after each fault, how long it took to the first new step, and whether it said a word."""
     steps = sorted(float(e["t"]) for e in events if e["kind"] == "step")
-    ends = [*(record.at for record in records[1:]), until]
+    ends = [*(record.at for record in records[1:]), until][: len(records)]
     for record, end in zip(records, ends, strict=True):
         record.next = _next(record, entries, end)
         record.silent = _silent(record, entries, events, steps, end)

@@ -16,6 +16,7 @@ from data_pipeline.pack import pack
 from tests.ceph import Gateway
 from tests.chaos import memory
 from tests.chaos.arena import STORE_KINDS, Arena, LocalArena
+from tests.chaos.disk import Disk, small_disk
 from tests.chaos.environment import environment
 from tests.chaos.front import Front, fronting
 
@@ -35,18 +36,22 @@ CLUSTER = "chaos"
 
 @dataclass(frozen=True)
 class Scene:
-    """An arena, the spec's path, the store's url, a folder for what drivers print, and the proxy if there is one."""
+    """An arena, the spec's path, the store's url, a folder for what drivers print, and proxy or disk of the store if there is one."""
 
     arena: Arena
     spec: Path
     store: str
     folder: Path
     front: Front | None = None
+    disk: Disk | None = None
 
     @property
     def kinds(self) -> frozenset[str]:
         """The faults that can be done here."""
-        return self.arena.kinds | (STORE_KINDS if self.front else frozenset())
+        of_store = (STORE_KINDS if self.front else frozenset()) | (
+            {"full disk"} if self.disk else frozenset()
+        )
+        return self.arena.kinds | of_store
 
 
 @contextmanager
@@ -54,24 +59,29 @@ def on_rgw(gateway: Gateway, folder: Path, *, bucket: str, steps: int, seed: int
     """A scene on a running Ceph RGW. `folder` must be short (a unix socket lies in it)."""
     with environment(gateway.env), fronting(gateway.endpoint, folder, seed) as front:
         env = {**gateway.env, "AWS_ENDPOINT_URL": front.endpoint}
-        with _on(make_bucket(bucket), env, folder, steps, front) as scene:
+        with _on(make_bucket(bucket), env, folder, steps, front, None) as scene:
             yield scene
 
 
 @contextmanager
 def on_folder(folder: Path, *, steps: int) -> Iterator[Scene]:
-    """A scene on a local folder, without faults of the store."""
-    with _on(str(folder / "store"), {}, folder, steps, None) as scene:
+    """A scene on a local folder, whose disk may be full."""
+    with (
+        small_disk(folder / "store") as disk,
+        _on(str(folder / "store"), {}, folder, steps, None, disk) as scene,
+    ):
         yield scene
 
 
 @contextmanager
-def _on(store: str, env: Mapping[str, str], folder: Path, steps: int, front: Front | None) -> Iterator[Scene]:
+def _on(
+    store: str, env: Mapping[str, str], folder: Path, steps: int, front: Front | None, disk: Disk | None
+) -> Iterator[Scene]:
     spec = furnish(folder, store, steps)
     machine = {**env, **noticing(folder)}
     with local.running(nodes=NODES, cpus=1, name=CLUSTER, env=machine, tied=True) as cluster:
         try:
-            yield Scene(LocalArena(CLUSTER, machine), spec, store, folder, front)
+            yield Scene(LocalArena(CLUSTER, machine), spec, store, folder, front, disk)
         finally:
             memory.tidy(cluster.mark)
 

@@ -41,6 +41,7 @@ KINDS: Mapping[str, float] = {
     "store flip": 1.5,
     "store latency": 1,
     "store freeze": 1.5,
+    "full disk": 1.5,
 }
 MOMENTS: Mapping[When, float] = {"calm": 6, "recovering": 2, "saving": 2, "starting": 1}
 CALM_STEPS = (12, 40)

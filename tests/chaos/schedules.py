@@ -11,7 +11,7 @@ from orchestrator.status import Book
 from tests.chaos.judge import Verdict, faultless, judge, total
 from tests.chaos.play import Played, Tell, play
 from tests.chaos.scene import Scene
-from tests.chaos.schedule import Planned
+from tests.chaos.schedule import Planned, plan
 from tests.gang import RankFailed
 
 MOST_EMPTY_RUNS = 2  # in a row: what is left cannot be done here
@@ -46,6 +46,9 @@ def run_schedule(scene: Scene, planned: Sequence[Planned], *, seed: int, tell: T
         tell(f"run {name}: {len(left)} faults to go", 0)
         played = play(scene, name, left, tell)
         left, empty = played.left, 0 if played.records else empty + 1
+        if empty and (others := scene.kinds - {fault.kind for fault in left}):
+            tell(f"what is left cannot be done here; {len(left)} others instead", 0)
+            left = plan(seed + len(told.runs), len(left), sorted(others))
         told.runs.append((played, _judge(scene, played)))
         records = [record for played, _ in told.runs for record in played.records]
         told.verdict = total([one for _, one in told.runs], records, seed)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from clusters.processes import Process
 from tests.chaos.arena import Arena
+from tests.chaos.disk import Disk
 from tests.chaos.front import Front
 from tests.chaos.keeper import Keeper
 from tests.chaos.schedule import Planned
@@ -31,6 +32,7 @@ class Stage:
     keeper: Keeper
     watch: Watch
     front: Front | None = None
+    disk: Disk | None = None
     later: list[Later] = field(default_factory=list)
 
     def ranks(self) -> list[tuple[int, Process]]:
