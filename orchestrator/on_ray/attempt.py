@@ -7,6 +7,7 @@ a moment to say what they saw, then they are ended; a rank that has stopped movi
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ GRACE_S = 1.0  # for the peers of a rank that ended badly
 END_S = 5.0  # for shells to report ranks that were killed
 SILENT_S = 10.0  # a shell tells its rank's pulse four times a second
 DUMP_S = 2.0
+COUNT_EVERY_S = 1.0  # the room, while shells are missing
 ARRIVE_S = 120.0  # between the first shell and the last
 
 STARTUP_LOST = "WorkerGroupStartupFailedError"  # a node went while a shell was being started on it
@@ -31,9 +33,17 @@ class Attempt:
     """Attempt `number` of a run at the placement's world size."""
 
     def __init__(
-        self, placement: Placement, number: int, config: dict[str, Any], *, line: Line, token: str
+        self,
+        placement: Placement,
+        number: int,
+        config: dict[str, Any],
+        *,
+        line: Line,
+        token: str,
+        room: Callable[[], int],
     ) -> None:
         workers = placement.workers
+        self._room, self._counted = room, 0.0
         self._placement, self._number, self._line, self._token = placement, number, line, token
         self._config = {**config, "cpus": workers.cpus, "gpus": workers.gpus}
         self._ordered = False
@@ -127,12 +137,19 @@ class Attempt:
         board = self._board
         if board.arrivals and self._first_arrival is None:
             self._first_arrival = board.now
+        if board.now - self._counted > COUNT_EVERY_S:
+            self._counted = board.now
+            if (room := self._room()) < self._placement.world:  # Ray would wait for it, a minute and more
+                return self._end(
+                    Outcome("lost", f"{self._placement.world} workers to place, room for {room}")
+                )
         silent = self._silent()
         late = self._first_arrival is not None and board.now - self._first_arrival > ARRIVE_S
         if silent or late:
             missing = sorted(set(range(self._placement.world)) - board.arrivals.keys())
             late_ones = f"no shell of rank {', '.join(map(str, missing))} arrived in {ARRIVE_S:.0f} s"
             self._end(Outcome("vanished", silent or late_ones))
+        return None
 
     def _silent(self) -> str | None:
         """Which shells have not been heard of for long."""

@@ -98,7 +98,14 @@ class RayMachines:
                 self._open()
                 self._agents.tend(set(capacity.living_nodes()))
             self._placement = Placement(self._line, world, workers)
-        return Attempt(self._placement, config["attempt"], config, line=self._line, token=self._token)
+        return Attempt(
+            self._placement,
+            config["attempt"],
+            config,
+            line=self._line,
+            token=self._token,
+            room=lambda: self.available(workers),
+        )
 
     def release(self) -> None:
         """End every worker that this driver started, by leaving the cluster."""
