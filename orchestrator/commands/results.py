@@ -1,0 +1,83 @@
+"""Commands for what a run has come to: report, eval, export; and the demo, which does it all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from orchestrator.commands.shared import Json, RunName, Store, out, print_facts, print_json
+from orchestrator.errors import UserError
+
+
+def report(
+    run: RunName,
+    store: Store = None,
+    path: Annotated[
+        Path | None, typer.Option("-o", "--out", help="the HTML file; else <run>.html here")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """A page with the loss curve, the faults and the ledger; with --json the committed history, step by step."""
+    from orchestrator.launch import find_run
+    from orchestrator.report import write_report
+    from orchestrator.status import Book
+
+    book = Book(find_run(run, store))
+    if as_json:
+        print_json(
+            {
+                "run": book.run.name,
+                "history": [line.as_json() for line in book.history],
+                "ledger": book.ledger.seconds,
+            }
+        )
+        return
+    out.print(str(write_report(book, path or Path(f"{book.run.name}.html"))), markup=False)
+
+
+def eval_command(run: RunName, store: Store = None, as_json: Json = False) -> None:
+    """Accuracy of the newest checkpoint on the validation set, here, in one process."""
+    from orchestrator.launch import find_run
+    from orchestrator.weights import evaluate_run
+
+    facts = evaluate_run(find_run(run, store))
+    print_json(facts) if as_json else print_facts(facts)
+
+
+def export(
+    run: RunName,
+    store: Store = None,
+    form: Annotated[
+        str, typer.Option("--format", help="safetensors or timm (the same names in one file)")
+    ] = "safetensors",
+    path: Annotated[
+        Path | None, typer.Option("-o", "--out", help="the file; else <run>.safetensors here")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """The newest checkpoint's weights, in a file that the rest of the field loads."""
+    from orchestrator.launch import find_run
+    from orchestrator.weights import export_run
+
+    if form not in ("safetensors", "timm"):
+        raise UserError(f"--format got {form}; allowed: safetensors, timm (onnx is not there yet)")
+    found = find_run(run, store)
+    made = export_run(found, path or Path(f"{found.name}.safetensors"))
+    print_json({"run": found.name, "file": str(made)}) if as_json else out.print(str(made), markup=False)
+
+
+def demo(
+    keep: Annotated[
+        bool, typer.Option("--keep", help="leave the bucket, its server and the runs to play with")
+    ] = False,
+    folder: Annotated[Path, typer.Option("--folder", help="where the demo puts what it makes")] = Path(
+        "mixer-demo"
+    ),
+    as_json: Json = False,
+) -> None:
+    """All of it on this machine in minutes: pack, train, kill a worker, recover, compare, report."""
+    from orchestrator.demo import run_demo
+
+    raise typer.Exit(run_demo(folder, keep=keep, as_json=as_json))

@@ -1,0 +1,164 @@
+"""Commands that begin, watch and steer a run: train, submit, ls, status, logs, stop, scale."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from orchestrator.commands.shared import (
+    Json,
+    Name,
+    RunName,
+    Set,
+    SpecOrRun,
+    Store,
+    out,
+    print_facts,
+    print_json,
+    say,
+)
+
+
+def train(
+    target: SpecOrRun,
+    store: Store = None,
+    name: Name = None,
+    overrides: Set = None,
+    take_over: Annotated[
+        bool, typer.Option("--take-over", help="lead the run although another driver looks alive")
+    ] = False,
+) -> None:
+    """Train in the foreground, here or on the cluster at RAY_ADDRESS. Starts or resumes."""
+    _check_spec(target, overrides)
+    from orchestrator.launch import lead, resolve
+    from orchestrator.watch import watching
+
+    resolved = resolve(target, store=store, name=name, overrides=overrides or [])
+    out.print(f"run {resolved.run.name}  {resolved.run.url}", markup=False)
+    with watching(resolved.run, resolved.frozen.steps, out) as tell:
+        code = lead(resolved, take_over=take_over, say=tell)
+    raise typer.Exit(code)
+
+
+def _check_spec(target: str, overrides: list[str] | None) -> None:
+    """Say what is wrong with a spec before anything slower is loaded."""
+    from orchestrator.spec import load_spec
+
+    if Path(target).suffix in (".yaml", ".yml"):
+        load_spec(target, overrides or [])
+
+
+def submit(
+    target: SpecOrRun,
+    store: Store = None,
+    name: Name = None,
+    overrides: Set = None,
+    cluster: Annotated[
+        str | None, typer.Option("--cluster", help="`local`, or a dashboard address; else RAY_ADDRESS")
+    ] = None,
+    take_over: Annotated[
+        bool, typer.Option("--take-over", help="lead the run although another driver looks alive")
+    ] = False,
+    driver_resources: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--driver-resources",
+            metavar="KEY=N",
+            envvar="MIXER_DRIVER_RESOURCES",
+            help="put the driver on a node with these free (CPU=1, or a custom resource), not on the head; repeatable",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Train on a Ray cluster as a Ray job; the code travels along, this machine may go away. Prints the run's name."""
+    _check_spec(target, overrides)
+    from orchestrator.submit import submit as run_submit
+
+    facts = run_submit(
+        target,
+        store=store,
+        name=name,
+        overrides=overrides or [],
+        cluster=cluster,
+        take_over=take_over,
+        say=say(as_json),
+        driver_resources=driver_resources or [],
+    )
+    print_json(facts) if as_json else print_facts(facts)
+
+
+def list_command(store: Store = None, as_json: Json = False) -> None:
+    """The runs of a store."""
+    from orchestrator.launch import default_store
+    from orchestrator.listing import list_store
+
+    rows = list_store(default_store(store))
+    if as_json:
+        print_json(rows)
+        return
+    for row in rows:
+        out.print(
+            f"{row['run']:<32} {row['state']:<10} step {row['step']}/{row['steps']}  {row['since']}",
+            markup=False,
+        )
+
+
+def status(run: RunName, store: Store = None, as_json: Json = False) -> None:
+    """What a run is doing, and where its seconds went."""
+    from orchestrator.launch import find_run
+    from orchestrator.status import Book
+    from orchestrator.tables import status_table
+
+    book = Book(find_run(run, store))
+    facts = book.status()
+    print_json(facts) if as_json else out.print(status_table(facts))
+
+
+def logs(
+    run: RunName,
+    store: Store = None,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="go on until the run ends")] = False,
+    as_json: Json = False,
+) -> None:
+    """What happened to a run, line by line; with --json the entries of its log."""
+    from orchestrator.follow import print_logs
+    from orchestrator.launch import find_run
+
+    found = find_run(run, store)
+    if as_json:
+        print_json([json.loads(entry.to_bytes()) for entry in found.log().entries])
+    else:
+        print_logs(found, follow=follow, say=say())
+
+
+def stop(
+    run: RunName,
+    store: Store = None,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="until the run has left")] = True,
+    as_json: Json = False,
+) -> None:
+    """Save, then leave. The run can be resumed by its name."""
+    from orchestrator.follow import stop_run
+    from orchestrator.launch import find_run
+
+    _answer(run, stop_run(find_run(run, store), wait=wait), as_json)
+
+
+def scale(
+    run: RunName,
+    size: Annotated[str, typer.Argument(metavar="MIN:MAX", help="workers, for example 2:8")],
+    store: Store = None,
+    as_json: Json = False,
+) -> None:
+    """Change how many workers a run may use. Where that changes its size, it saves and restarts at once."""
+    from orchestrator.follow import scale_run
+    from orchestrator.launch import find_run
+
+    _answer(run, scale_run(find_run(run, store), size), as_json)
+
+
+def _answer(run: str, text: str, as_json: bool) -> None:
+    print_json({"run": run, "answer": text}) if as_json else out.print(text, markup=False)

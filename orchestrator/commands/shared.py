@@ -1,0 +1,71 @@
+"""What the commands share: their common options, and how they speak."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+Store = Annotated[
+    str | None,
+    typer.Option(
+        "--store",
+        help="s3://bucket/prefix or a folder; else the spec's store, MIXER_STORE, or the last one used",
+    ),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        help="key.path=value over the spec; repeatable. Of a run that exists only resources may change",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="print facts as JSON")]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="a run's name, or <store>/runs/<name>")]
+SpecOrRun = Annotated[
+    str,
+    typer.Argument(
+        metavar="SPEC|RUN",
+        help="a spec (.yaml) starts a run, or resumes the one called --name; a run's name resumes it",
+    ),
+]
+Name = Annotated[
+    str | None,
+    typer.Option(
+        "--name", help="the run's name; else <spec name>-<6 characters>, always a new run. With a SPEC only"
+    ),
+]
+
+
+def say(quiet: bool = False) -> Callable[[str], None]:
+    """One line of progress: to stderr where stdout is JSON."""
+    console = err if quiet else out
+    return lambda text: console.print(text, markup=False)
+
+
+def print_json(tree: Any) -> None:
+    sys.stdout.write(json.dumps(tree, indent=2) + "\n")
+
+
+def print_facts(facts: dict[str, Any]) -> None:
+    for key, value in facts.items():
+        out.print(f"{key:>16}  {value}", markup=False)
+
+
+@contextmanager
+def bar(what: str, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar as a callback of (done, total)."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True, disable=quiet or not err.is_terminal) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
