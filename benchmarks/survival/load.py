@@ -4,8 +4,9 @@
 
 Two ranks (ZeRO 2, fp32, after a step) save both ways. One process loads at world size 1: ours into ZeRO 3 straight from the files,
 DeepSpeed's into ZeRO 2 (its universal format does not cross to 3) after converting; imports are not counted. Each is measured with
-the files dropped from the page cache before (from disk), and ours and the plain read once more with them in it (warm). Plain
-reading: readinto of the same files, one after the other, into memory that is there.
+the files dropped from the page cache before (from disk), and ours and the plain read once more with them in it (warm); ours also
+from the memory of the node (orchestrator/near), held by a process of its own. Plain reading: readinto of the same files, one after the
+other, into memory that is there.
 """
 
 from __future__ import annotations
@@ -30,21 +31,39 @@ from tests.gang import run_gang
 
 OURS, READ = "restore, from disk", "plain read, from disk"
 OURS_WARM, READ_WARM = "restore, warm", "plain read, warm"
+OURS_NEAR = "restore, from the node's memory"
 CONVERT, LOAD, UNIVERSAL = "ds_to_universal", "its load", "ds_to_universal + load, from disk"
 TAG = "t"
+NEAR = "near"  # the socket of the node's memory, in the folder
+NODE = """
+import sys
+from orchestrator.near.server import Server
+
+class Nobody:
+    def find(self, path, files):
+        return set()
+    def read(self, path, file, offset, length):
+        return None
+
+server = Server(sys.argv[1], "here", Nobody(), lambda held: None)
+print("ready", flush=True)
+sys.stdin.read()
+"""
 
 
 def save(preset: str, folder: str) -> str:
     """On each of two ranks: save both ways; where ours lies."""
     from data_pipeline.storage import open_store
     from orchestrator.checkpoints import folder as checkpoint_folder
+    from orchestrator.near.client import Near
     from orchestrator.training.events import Events
     from orchestrator.training.snapshot import Saver
 
     engine = make_engine(preset, zero=2)
     place, store = engine.place, open_store(f"{folder}/ours")
     events = Events(store, 1, place.rank)
-    saver = Saver(store, events, attempt=1, rank=place.rank, world=place.world, shapes=engine.shapes)
+    of_rank = {"attempt": 1, "rank": place.rank, "world": place.world}
+    saver = Saver(store, events, **of_rank, shapes=engine.shapes, near=Near(f"{folder}/{NEAR}"))
     saver.save(engine.owned(), step=1, position=2, state={"updates": 1})
     saver.wait()
     engine.engine.save_checkpoint(f"{folder}/deepspeed", tag=TAG)
@@ -69,12 +88,20 @@ class Bench:
         from data_pipeline.storage import open_store
 
         self.folder = folder
+        node = [sys.executable, "-c", NODE, str(folder / NEAR)]
+        self.node = subprocess.Popen(node, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert self.node.stdout is not None
+        self.node.stdout.readline()
         self.path = run_gang(2, save, preset, str(folder), timeout=900, env={"DS_ACCELERATOR": "cpu"})[0]
         self.store = open_store(folder / "ours")
         self.files = sorted((folder / "ours" / self.path).glob("*.safetensors"))
         self.room = np.zeros(max(path.stat().st_size for path in self.files), dtype="u1")
         self.ours, self.theirs = make_engine(preset, zero=3), make_engine(preset, zero=2)
         self.theirs.engine._config.load_universal_checkpoint = True
+
+    def close(self) -> None:
+        """End the process that holds the node's memory."""
+        self.node.communicate()
 
     @property
     def bytes(self) -> int:
@@ -94,6 +121,19 @@ class Bench:
         from orchestrator.training.restore import restore
 
         return report.timed(lambda: restore(self.ours, self.store, self.path))
+
+    def restore_near(self) -> float:
+        from orchestrator.near.client import Near
+        from orchestrator.training.restore import restore
+
+        took: dict[str, int] = {}
+
+        def act() -> None:
+            took.update(restore(self.ours, self.store, self.path, near=Near(str(self.folder / NEAR)))[1])
+
+        seconds = report.timed(act)
+        assert set(took) == {"here"}, took
+        return seconds
 
     def convert(self) -> float:
         """Seconds of the conversion itself, its imports done. In a process of its own, since it forks."""
@@ -128,6 +168,8 @@ class Bench:
         for cold, warm, way in ways[:: 1 if number % 2 else -1]:
             forget(self.folder / "ours")
             found[cold], found[warm] = way(), way()
+        forget(self.folder / "ours")
+        found[OURS_NEAR] = self.restore_near()
         forget(self.folder / "deepspeed")
         found[CONVERT] = self.convert()
         found[LOAD] = self.load()
@@ -164,6 +206,7 @@ def main() -> None:
         bench.check()
         rounds = [bench.round(number) for number in range(args.rounds)]
         size = bench.bytes
+        bench.close()
     samples = {name: [found[name] for found in rounds] for name in rounds[0]}
     middle = report.medians(samples)
     print(report.table(f"loading at another world size, {args.state}, {size / 1e9:.2f} GB", samples, READ))
@@ -177,6 +220,7 @@ def main() -> None:
             report.bar("universal to ours", middle[UNIVERSAL] / middle[OURS], 5.0, most=False),
             report.bar("ours to plain read, from disk", middle[OURS] / middle[READ], 1.5, most=True),
             report.bar("ours to plain read, warm", middle[OURS_WARM] / middle[READ_WARM], 1.5, most=True),
+            report.bar("node's memory to disk, ours", middle[OURS_NEAR] / middle[OURS], 1.0, most=True),
         ],
     )
 

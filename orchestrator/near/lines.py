@@ -16,7 +16,8 @@ def send(line: socket.socket, said: dict[str, Any], files: Sequence[int] = ()) -
     if files:
         socket.send_fds(line, [data[:MOST]], files)
         data = data[MOST:]
-    line.sendall(data)
+    if data:  # who has all of it may have gone
+        line.sendall(data)
 
 
 def receive(line: socket.socket, most_files: int = 2) -> tuple[dict[str, Any] | None, list[int]]:

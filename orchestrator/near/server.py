@@ -66,12 +66,13 @@ class Server:
 
     def _serve(self, line: socket.socket) -> None:
         with line:
+            said: dict[str, Any] | None = None
             try:
                 said, files = lines.receive(line, 1)
                 if said is not None:
                     self._answer(line, said, [Room(file) for file in files])
             except (OSError, ValueError, KeyError, TypeError) as error:
-                print(f"near: a request was not served: {type(error).__name__}: {error}", file=sys.stderr)
+                print(f"near: not served: {said}: {type(error).__name__}: {error}", file=sys.stderr)
 
     def _answer(self, line: socket.socket, said: dict[str, Any], files: list[Room]) -> None:
         do = said["do"]
@@ -93,7 +94,8 @@ class Server:
         elif do == "read":
             data = self._others.read(said["path"], said["file"], said["offset"], said["length"])
             lines.send(line, {"gone": True} if data is None else {"length": len(data)})
-            line.sendall(data or b"")
+            if data:
+                line.sendall(data)
         else:
             raise ValueError(f"do got {do!r}")
 
