@@ -79,8 +79,8 @@ class Server:
         if do == "hold":
             item = Held(self._node, said["path"], said["file"], said["bytes"], files[0])
             self.holdings.put(item)
-            lines.send(line, {})
             self._told(item)
+            lines.send(line, {})
         elif do == "drop":
             self.holdings.drop(self._node, said["file"])
             lines.send(line, {})
