@@ -9,6 +9,7 @@ cut tail) is found before it looks. Keeps nothing; `reading.py` decides what sta
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from io import BytesIO
 from typing import NamedTuple
@@ -19,8 +20,8 @@ from webdataset.tariterators import group_by_keys, tar_file_iterator
 
 from data_pipeline.errors import BadDataset
 from data_pipeline.index import Dataset, Span
+from data_pipeline.storage_types import FETCH_AGAIN_S
 
-TRIES = 3
 LARGEST_GET = 16_000_000  # bytes; longer runs of samples are read in several GETs
 
 
@@ -73,17 +74,18 @@ class BlockFetcher:
         """The bytes from the first to the last sample of a span, each sample equal to its CRC32C."""
         start = int(span.offsets[0])
         length = int(span.offsets[-1] + span.lengths[-1]) - start
-        problem = ""
-        for attempt in range(TRIES):
+        problem, pauses = "", (None, *FETCH_AGAIN_S)
+        for pause in pauses:
+            time.sleep(pause or 0.0)
             data = self._dataset.store.get_range(span.key, start, length)
             with self._lock:
                 self.gets, self.bytes = self.gets + 1, self.bytes + len(data)
-                self.retries += attempt > 0
+                self.retries += pause is not None
             problem = self._problem(span, data, length)
             if not problem:
                 return data
         raise CorruptBlock(
-            f"{problem}, {TRIES} times over; the shard differs from its index: run `mixer verify`"
+            f"{problem}, {len(pauses)} times over; the shard differs from its index: run `mixer verify`"
         )
 
     def _problem(self, span: Span, data: bytes, length: int) -> str:

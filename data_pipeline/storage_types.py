@@ -14,6 +14,9 @@ from data_pipeline.errors import StoreError
 
 Bytes = bytes | bytearray | memoryview
 
+# Before bytes that fail their checksum are fetched again. What flips bits on the way may do so for seconds; a disk does for ever.
+FETCH_AGAIN_S = (0.0, 0.2, 1.0, 3.0)
+
 NOT_HONOURED = {
     "conditional_put": "conditional writes are not honoured: nothing can stop a second writer, "
     "so only one driver may be alive on a run",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,13 +23,14 @@ import numpy as np
 import numpy.typing as npt
 
 from data_pipeline.storage import NotFound, Store, StoreError
+from data_pipeline.storage_types import FETCH_AGAIN_S
 from orchestrator.errors import DamagedCheckpoint, UserError
 from orchestrator.near.client import Source
 from orchestrator.run_log import Entry, RunLog, live_checkpoints
 
 FORMAT = 1
 KINDS = ("weight", "exp_avg", "exp_avg_sq")  # fp32 master weights and AdamW's two moments
-_RANGE_BYTES, _READERS, _TRIES = 16 << 20, 8, 3  # a range is still in the cache when its checksum is made
+_RANGE_BYTES, _READERS = 16 << 20, 8  # a range is still in the cache when its checksum is made
 _FOLDER = re.compile(r"checkpoints/[0-9]{10}-([0-9]+)")
 Float32 = npt.NDArray[np.float32]
 
@@ -214,7 +216,8 @@ def _needed(path: str, manifest: Manifest, wants: list[Want]) -> Iterator[tuple[
 def _read_proven(store: Source, path: str, items: list[Slice], rooms: list[Float32]) -> None:
     """Neighbouring slices into `rooms`; again when they arrive wrong. DamagedCheckpoint when they stay wrong or are gone."""
     first, bad = items[0], items[0]
-    for _ in range(_TRIES):
+    for pause in (0.0, *FETCH_AGAIN_S):
+        time.sleep(pause)
         try:
             store.read_into(
                 f"{path}/{first.file}", first.offset, [values.view("u1").data for values in rooms]
@@ -230,7 +233,7 @@ def _read_proven(store: Source, path: str, items: list[Slice], rooms: list[Float
             return
         bad = wrong[0]
     raise DamagedCheckpoint(
-        f"{path}/{bad.file}: {bad.kind} of {bad.param} from {bad.start} fails its CRC32C, {_TRIES} times in a row"
+        f"{path}/{bad.file}: {bad.kind} of {bad.param} from {bad.start} fails its CRC32C, {1 + len(FETCH_AGAIN_S)} times in a row"
     )
 
 

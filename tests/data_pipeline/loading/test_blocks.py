@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -55,6 +56,16 @@ def test_a_byte_that_arrives_wrong_once_is_fetched_again(
     assert (fetcher.gets, fetcher.retries) == (2, 1)
 
 
+def test_a_line_that_flips_bits_for_a_second_is_outwaited(
+    make_set: Callable[..., Dataset], through: Callable[..., Any]
+) -> None:
+    dataset, began = make_set(31), time.monotonic()
+    through(dataset, lambda k, s, data: flipped(data, 40) if time.monotonic() < began + 0.6 else data)
+    fetcher = BlockFetcher(dataset)
+    assert numbers(fetcher.fetch(0, 4)) == [0, 1, 2, 3]
+    assert fetcher.retries > 0
+
+
 @pytest.mark.parametrize("place", [0, 700, -1])
 def test_a_byte_that_stays_wrong_is_refused_by_name(
     make_set: Callable[..., Dataset], through: Callable[..., Any], place: int
@@ -70,7 +81,7 @@ def test_a_byte_that_stays_wrong_is_refused_by_name(
     fetcher = BlockFetcher(dataset)
     with pytest.raises(CorruptBlock, match=where):
         fetcher.fetch(11, 8)
-    assert fetcher.gets == 3
+    assert fetcher.gets == 5
     assert numbers(fetcher.fetch(11, 3)) == [11, 12, 13]  # its neighbours are still good
 
 
