@@ -3,8 +3,11 @@
     python -m benchmarks.survival.chaos --seed 1 --faults 60 [--arena local|hosts|gangs] [--store rgw|folder]
         [--kinds "kill rank,cut power"] [--out FILE]
 
+    python -m benchmarks.survival.chaos --totals
+
 Needs Ceph RGW (`make test-deps`) unless --store folder. Writes totals, every fault and what the run did next to
-benchmarks/results/chaos-<seed>.json. Exit code 0 when nothing was lost, 1 when something was.
+benchmarks/results/chaos-<arena>-<seed>.json; --totals adds up the files that are there. Exit code 0 when nothing was lost, 1 when
+something was.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import shutil
 import signal
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -41,6 +45,8 @@ RESULTS = Path(__file__).resolve().parents[1] / "results"
 
 def main() -> int:
     args = _arguments()
+    if args.totals:
+        return _totals(Console(highlight=False))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))  # so that nothing is left running
     console = Console(stderr=True, highlight=False)
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
@@ -59,7 +65,9 @@ def main() -> int:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="seeded faults on real runs")
-    parser.add_argument("--seed", type=int, required=True)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--seed", type=int)
+    what.add_argument("--totals", action="store_true", help="add up benchmarks/results/chaos-*.json")
     parser.add_argument("--faults", type=int, default=60)
     parser.add_argument("--steps", type=int, default=400, help="of each run")
     parser.add_argument("--store", choices=("rgw", "folder"), default="rgw")
@@ -101,7 +109,7 @@ def _gateway(folder: Path) -> Iterator[ceph.Gateway]:
 
 def _play(scene: Scene, args: argparse.Namespace, kinds: list[str], console: Console) -> Told:
     """All of the schedule. The file is written after each run, so that what ends early has not been for nothing."""
-    out = args.out or RESULTS / f"chaos-{args.seed}.json"
+    out = args.out or RESULTS / f"chaos-{args.arena}-{args.seed}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     told = Told(Verdict(seed=args.seed))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -123,6 +131,25 @@ def _facts(args: argparse.Namespace, told: Told) -> dict[str, Any]:
     command += f" --steps {args.steps} --arena {args.arena} --store {args.store}"
     command += f' --kinds "{args.kinds}"' if args.kinds else ""
     return {"command": command, "machine": machine(), "versions": versions(), **told.as_json()}
+
+
+COUNTS = ("faults", "runs_lost", "samples_skipped", "samples_repeated", "losses_unequal", "silent")
+
+
+def _totals(console: Console) -> int:
+    """All files of results, one a line, and their sum."""
+    short = [name.removeprefix("samples_").removeprefix("losses_").replace("_", " ") for name in COUNTS]
+    table = Table("arena and seed", "steps", *short, title="chaos")
+    sums: Counter[str] = Counter()
+    for path in sorted(RESULTS.glob("chaos-*.json")):
+        found = json.loads(path.read_text())
+        counted = {name: int(found[name]) for name in ("steps", *COUNTS)}
+        sums.update(counted)
+        table.add_row(path.stem.removeprefix("chaos-"), *map(str, counted.values()))
+    table.add_section()
+    table.add_row("sum", *(str(sums[name]) for name in ("steps", *COUNTS)))
+    console.print(table)
+    return 1 if any(sums[name] for name in COUNTS[1:]) else 0
 
 
 def _show(verdict: Verdict, console: Console) -> None:
