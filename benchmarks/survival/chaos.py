@@ -27,7 +27,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from benchmarks.report import machine, versions
 from tests import ceph
@@ -139,7 +139,7 @@ COUNTS = ("faults", "runs_lost", "samples_skipped", "samples_repeated", "losses_
 def _totals(console: Console) -> int:
     """All files of results, one a line, and their sum."""
     short = [name.removeprefix("samples_").removeprefix("losses_").replace("_", " ") for name in COUNTS]
-    table = Table("arena and seed", "steps", *short, title="chaos")
+    table = Table(Column("schedule", no_wrap=True), "steps", *short, title="chaos")
     sums: Counter[str] = Counter()
     for path in sorted(RESULTS.glob("chaos-*.json")):
         found = json.loads(path.read_text())
