@@ -74,16 +74,16 @@ class RayHosts:
         self.wait_for_nodes(len(self.group))
 
     def start_head(self) -> None:
-        """Start Ray on h0: no CPUs, no dashboard. With `durable` it goes on with what it knew."""
+        """Start Ray on h0, and again whenever it ends: no CPUs, no dashboard. With `durable` it goes on with what it knew."""
         options = ["--head", "--port", str(PORT), "--num-cpus", "0", "--include-dashboard", "false"]
         more = durable_env(self.folder / "gcs") if self._durable else {}
-        self._ray(self.group[0], options, more, keep=False)
+        self._ray(self.group[0], options, more)
 
     def start_node(self, index: int) -> None:
         """Start Ray on h<index>, and again whenever it ends."""
         options = ["--address", self.address, "--num-cpus", str(self._cpus[index - 1])]
         options += ["--resources", json.dumps({DRIVER: 1})]
-        self._ray(self.group[index], options, PATIENCE if self._durable else {}, keep=True)
+        self._ray(self.group[index], options, PATIENCE if self._durable else {})
 
     def boot(self, index: int) -> None:
         """Power on a host, with its Ray; fine when it is on already."""
@@ -189,14 +189,14 @@ class RayHosts:
             process.kill()
             process.wait(20)
 
-    def _ray(self, host: Host, options: list[str], more: dict[str, str], *, keep: bool) -> None:
+    def _ray(self, host: Host, options: list[str], more: dict[str, str]) -> None:
         ray = str(Path(sys.executable).with_name("ray"))
         common = ["--block", "--disable-usage-stats", "--node-ip-address", host.ip]
         common += ["--object-store-memory", str(128 * 2**20), "--include-log-monitor", "false"]
         start = [ray, "start", *options, *common]
         env = self._base | SERVER_ENV | more
         with (self.folder / f"{host.name}.log").open("a") as log:
-            command = ["sh", "-c", KEEP, "keep", *start] if keep else start
+            command = ["sh", "-c", KEEP, "keep", *start]
             output: dict[str, Any] = {"stdout": log, "stderr": subprocess.STDOUT}
             process = host.run(command, env=env, start_new_session=True, cwd=ROOT, **output)
         self._drivers.append(process)
