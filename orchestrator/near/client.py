@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from data_pipeline.storage import Bytes
 from orchestrator.near import lines
-from orchestrator.near.held import Room, has_room, memory_file
+from orchestrator.near.held import Room, memory_file
 
 ENVIRONMENT = "MIXER_NEAR"  # the socket of the node
 PATIENCE_S = 5.0
@@ -48,15 +48,13 @@ class Near:
         if self._path is None:
             return
         self._name, self._at = file, 0
+        before, self._copy = self._copy, None
         with suppress(OSError, ValueError):
-            held = os.fstat(self._copy.fd).st_size if self._copy else 0
-            if held:
-                self._ask({"do": "drop", "file": file})
-            if has_room(size - held):
-                self._copy = self._copy or memory_file(file)
-                self._copy.resize(size)
-                return
-        self._copy = None  # there is no room, or nobody to hold it
+            copy = before or memory_file(file)
+            more = max(0, size - copy.allocated)
+            if self._ask({"do": "begin", "file": file, "bytes": more})[0].get("room"):
+                copy.resize(size)
+                self._copy = copy
 
     def write(self, data: Bytes) -> None:
         """The next bytes."""
@@ -114,10 +112,14 @@ class Near:
                     rest = rest[done:]
 
     def _ask(self, said: dict[str, Any], files: Sequence[int] = ()) -> tuple[dict[str, Any], list[int]]:
-        with self._connect() as line:
-            lines.send(line, said, files)
-            answer, given = lines.receive(line, 1)
-            return answer or {}, given
+        try:
+            with self._connect() as line:
+                lines.send(line, said, files)
+                answer, given = lines.receive(line, 1)
+                return answer or {}, given
+        except TimeoutError:
+            self._path = None  # it is stuck; what is saved and loaded from now on does without
+            raise
 
     def _connect(self) -> socket.socket:
         line = socket.socket(socket.AF_UNIX)
@@ -163,6 +165,9 @@ class NearFirst:
             if file in self._far:
                 self._near.read_far(self._path, file, start, buffers)
                 return "far"
+        except TimeoutError:
+            with self._lock:
+                self._far.clear()
         except OSError:
             with self._lock:
                 self._leave(file)

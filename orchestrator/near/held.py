@@ -11,7 +11,10 @@ from threading import Lock
 
 from data_pipeline.storage import Bytes
 
-SPARE_BYTES = 1 << 30  # left free when a copy is taken in
+SPARE_BYTES, SPARE_SHARE = (
+    1 << 30,
+    0.08,
+)  # left free, of the whole: Ray kills workers of a node that is 95 % full
 _PATH = re.compile(r"checkpoints/([0-9]+)-([0-9]+)")
 
 
@@ -23,6 +26,11 @@ class Room:
 
     def __del__(self) -> None:
         os.close(self.fd)
+
+    @property
+    def allocated(self) -> int:
+        """Bytes of memory that it takes."""
+        return os.fstat(self.fd).st_blocks * 512
 
     def resize(self, size: int) -> None:
         """Have `size` bytes."""
@@ -71,7 +79,17 @@ class Holdings:
 
     def __init__(self) -> None:
         self._held: dict[tuple[str, str], Held] = {}  # by source and file
+        self._promised: dict[tuple[str, str], int] = {}  # bytes that are still to be written
         self._lock = Lock()
+
+    def reserve(self, source: str, file: str, size: int) -> bool:
+        """Room for `size` more bytes of a file that will come instead of the one held. False: there is none."""
+        with self._lock:
+            self._drop((source, file))
+            if not has_room(size + sum(self._promised.values())):
+                return False
+            self._promised[source, file] = size
+            return True
 
     def put(self, held: Held) -> None:
         """Hold it, instead of what was held of the same rank, and drop what is of older checkpoints than the two newest."""
@@ -82,10 +100,18 @@ class Holdings:
             for key in [key for key, item in self._held.items() if item.path not in newest]:
                 self._drop(key)
 
-    def drop(self, source: str, file: str) -> None:
-        """It is held no more."""
+    def keep(self, sources: set[str]) -> None:
+        """Drop what other nodes than `sources` gave: they are gone."""
         with self._lock:
-            self._drop((source, file))
+            for key in [key for key in (*self._held, *self._promised) if key[0] not in sources]:
+                self._drop(key)
+
+    def relieve(self) -> bool:
+        """Drop everything when this machine is short of memory. Whether it was."""
+        if free_bytes() >= spare_bytes() // 2:
+            return False
+        self.keep(set())
+        return True
 
     def get(self, path: str, file: str) -> Held | None:
         """The file, if it is here."""
@@ -99,6 +125,7 @@ class Holdings:
             return iter(list(self._held.values()))
 
     def _drop(self, key: tuple[str, str]) -> None:
+        self._promised.pop(key, None)
         if (item := self._held.pop(key, None)) is not None:
             item.dropped = True
 
@@ -115,36 +142,47 @@ def memory_file(name: str) -> Room:
 
 
 def has_room(size: int) -> bool:
-    """Whether `size` more bytes leave this machine, and this container, SPARE_BYTES."""
-    return free_bytes() >= size + SPARE_BYTES
+    """Whether `size` more bytes leave this machine, and this container, enough."""
+    return free_bytes() >= size + spare_bytes()
+
+
+def spare_bytes() -> int:
+    """What must stay free."""
+    limits = [limit for limit, _ in _groups()]
+    return max(SPARE_BYTES, int(SPARE_SHARE * min([_meminfo()["MemTotal"], *limits])))
 
 
 def free_bytes() -> int:
-    """Memory that can be had without swapping: of the machine, or of the control group where that has less."""
-    lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-    free = int(lines["MemAvailable"].split()[0]) * 1024
-    for most, used in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-    ):
-        try:
-            limit = int(Path("/sys/fs/cgroup", most).read_text())
-            free = min(free, limit - int(Path("/sys/fs/cgroup", used).read_text()) + _cached())
-        except (OSError, ValueError):  # no such group, or "max"
-            continue
-    return free
+    """Memory that can be had without swapping: of the machine, or of the control group that has least."""
+    return min([_meminfo()["MemAvailable"], *(limit - used for limit, used in _groups())])
 
 
-def _cached() -> int:
-    """Bytes of this control group that the kernel gives back when asked: the page cache is counted as used."""
-    for name in ("memory.stat", "memory/memory.stat"):
-        try:
-            lines = Path("/sys/fs/cgroup", name).read_text().splitlines()
-        except OSError:
-            continue
-        return sum(
-            int(line.split()[1])
-            for line in lines
-            if line.split()[0] in ("inactive_file", "total_inactive_file")
-        )
-    return 0
+def _meminfo() -> dict[str, int]:
+    lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
+    return {words[0].rstrip(":"): int(words[1]) * 1024 for words in lines}
+
+
+def _groups() -> Iterator[tuple[int, int]]:
+    """Limit and use, in bytes, of each control group of this process that has a limit. The page cache does not count."""
+    for group in _paths():
+        for most, used in (
+            ("memory.max", "memory.current"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+        ):
+            try:
+                limit, taken = int((group / most).read_text()), int((group / used).read_text())
+                lines = (line.split() for line in (group / "memory.stat").read_text().splitlines())
+            except (OSError, ValueError):  # no such file, or "max"
+                continue
+            cached = {words[0]: int(words[1]) for words in lines}
+            yield limit, taken - cached.get("total_inactive_file", cached.get("inactive_file", 0))
+
+
+def _paths() -> Iterator[Path]:
+    """The control groups of this process, from its own to the root."""
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, kinds, name = line.split(":", 2)
+        root = Path("/sys/fs/cgroup", "memory" if "memory" in kinds.split(",") else "")
+        if not kinds or "memory" in kinds.split(","):
+            own = root / name.lstrip("/")
+            yield from (path for path in (own, *own.parents) if path.is_relative_to(root))

@@ -1,8 +1,8 @@
 """What a node holds, served to its ranks on a unix socket; what it does not hold it looks for on the other nodes.
 
 A request is a line of JSON, `do` says which; the answer is a line, for `read` followed by the bytes:
-hold {path, file, bytes} with an open file; drop {file}; find {path, files} -> {here, far}; open {path, file} -> the open file;
-read {path, file, offset, length} -> {length} or {gone}.
+begin {file, bytes} -> {room}; hold {path, file, bytes} with an open file; find {path, files} -> {here, far};
+open {path, file} -> the open file; read {path, file, offset, length} -> {length} or {gone}.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from threading import Thread
@@ -18,7 +19,7 @@ from typing import Any, Protocol
 from orchestrator.near import lines
 from orchestrator.near.held import Held, Holdings, Room
 
-PATIENCE_S = 30.0
+PATIENCE_S, AGAIN_S = 30.0, 0.1
 
 
 class Others(Protocol):
@@ -57,12 +58,12 @@ class Server:
         while True:
             try:
                 line, _ = self._listener.accept()
-            except OSError:
+                line.settimeout(PATIENCE_S)
+                Thread(target=self._serve, args=(line,), name="near request", daemon=True).start()
+            except (OSError, RuntimeError):  # no file descriptor, or no thread, is free; or close()
                 if self._listener.fileno() < 0:
                     return
-                continue
-            line.settimeout(PATIENCE_S)
-            Thread(target=self._serve, args=(line,), name="near request", daemon=True).start()
+                time.sleep(AGAIN_S)
 
     def _serve(self, line: socket.socket) -> None:
         with line:
@@ -81,9 +82,8 @@ class Server:
             self.holdings.put(item)
             self._told(item)
             lines.send(line, {})
-        elif do == "drop":
-            self.holdings.drop(self._node, said["file"])
-            lines.send(line, {})
+        elif do == "begin":
+            lines.send(line, {"room": self.holdings.reserve(self._node, said["file"], said["bytes"])})
         elif do == "find":
             here = {file for file in said["files"] if self.holdings.get(said["path"], file)}
             far = self._find_far(said["path"], set(said["files"]) - here)

@@ -24,7 +24,7 @@ from orchestrator.training.warm_files import near_socket_of, socket_of
 
 NOTICE_EVERY_S = 0.5
 PING_EVERY_S, PING_PATIENCE_S = 5.0, 20.0
-RETRY_S = 5.0
+RETRY_S, MEET_EVERY_S = 5.0, 30.0
 
 
 class Agent:
@@ -34,7 +34,7 @@ class Agent:
         self._desk, self._node = desk, node
         self._gone = Event()
         self._server = _start_server(socket_of(node, token), kind)
-        self._neighbours = Neighbours(node)
+        self._neighbours = Neighbours(node, self._complain)
         self._near = NearServer(near_socket_of(node, token), node, self._neighbours, self._neighbours.give)
         self._copies = Copies(self._near.holdings)
         Thread(target=self._watch, name="notices", daemon=True).start()
@@ -51,8 +51,10 @@ class Agent:
 
     # -- memory: what other agents, and the driver's Agents, call ----------------------------------------------------------
     def meet(self, agents: dict[str, Any]) -> None:
-        """These are the other nodes' agents."""
+        """These are the nodes' agents. What a node gave that is no more among them is dropped."""
         self._neighbours.meet(agents)
+        self._copies.keep(set(agents))
+        self._near.holdings.keep(set(agents) | {self._node})
 
     def near_files(self, path: str) -> list[str]:
         """The files of the checkpoint at `path` that this node holds."""
@@ -87,6 +89,8 @@ class Agent:
                 self._server.wait()
             if self._server.poll() is not None:
                 self._server = _start_server(path, kind)
+            if self._near.holdings.relieve():
+                self._complain("memory is short: checkpoints are not held in it any more")
 
     def _watch(self) -> None:
         from clusters.notices import NoticeError, Watcher
@@ -137,6 +141,7 @@ class Agents:
         self._desk, self._token, self._kind = desk, token, kind
         self._actors: dict[str, Any] = {}
         self._asked: dict[str, tuple[Any, float]] = {}
+        self._met = 0.0
 
     def tend(self, nodes: set[str]) -> None:
         """Make agents on nodes that have none, and again where one has died. Never waits."""
@@ -147,9 +152,16 @@ class Agents:
                 self._asked.pop(node, None)
         for node in nodes - self._actors.keys():
             self._actors[node] = self._make(node)
-        if self._actors != before:
-            for node, actor in self._actors.items():
-                actor.meet.remote({other: agent for other, agent in self._actors.items() if other != node})
+        if self._actors != before or time.monotonic() > self._met + MEET_EVERY_S:
+            self._introduce()
+
+    def _introduce(self) -> None:
+        """Tell every agent of all the others; again now and then, since nobody waits for the answers."""
+        import ray
+
+        self._met, everybody = time.monotonic(), ray.put(self._actors)
+        for actor in self._actors.values():
+            actor.meet.remote(everybody)
 
     def kill(self, node: str, pid: int) -> None:
         """Kill a process of this driver on `node`."""
@@ -189,6 +201,8 @@ class Agents:
         del self._asked[node]
         try:
             ray.get(ready[0])
+        except ray.exceptions.ActorUnavailableError:  # the way to it broke
+            return False
         except Exception:  # it died, or could not be placed
             return True
         return False

@@ -101,6 +101,8 @@ class Desk:
     async def command(self, placement: int, order: dict[str, Any]) -> None:
         """Give an order; `start` clears what was reported before."""
         board = self._board(placement)
+        if board.order is not None and order["number"] <= board.order["number"]:
+            return  # it came before; its answer was lost
         if order["kind"] == "start":
             board.reports, board.pulses = {}, {}
         board.order = order
@@ -116,16 +118,14 @@ class Desk:
         """The placement is over."""
         self._boards.pop(placement, None)
 
-    async def take_notices(self) -> list[dict[str, Any]]:
-        """The notices since the last call."""
+    async def notices(self, seen: int) -> list[dict[str, Any]]:
+        """The notices after the first `seen`."""
         self._driver_seen = time.monotonic()
-        taken, self._notices = self._notices, []
-        return taken
+        return self._notices[seen:]
 
-    async def take_complaints(self) -> list[str]:
-        """What was complained of since the last call."""
-        taken, self._complaints = self._complaints, []
-        return taken
+    async def complaints(self, seen: int) -> list[str]:
+        """What was complained of, after the first `seen`."""
+        return self._complaints[seen:]
 
     async def changed(self, version: int, seconds: float) -> int:
         """Returns when something was reported since `version`, or after `seconds`; the version now."""
@@ -154,7 +154,10 @@ class DeskGone(MixerError):
 
 
 class Line:
-    """The driver's end: a desk on the driver's own node, asked and waited for. DeskGone once it has ended."""
+    """The driver's end: a desk on the driver's own node, asked and waited for. DeskGone once it has ended.
+
+    What is asked may be asked twice, when the way to the desk broke before the answer came.
+    """
 
     def __init__(self) -> None:
         import ray
@@ -166,6 +169,19 @@ class Line:
         }
         self.desk = ray.remote(Desk).options(**options).remote()
         self.gone = False
+        self._notices = self._complaints = 0
+
+    def notices(self) -> list[dict[str, Any]]:
+        """Those since the last call."""
+        found: list[dict[str, Any]] = self.ask("notices", self._notices)
+        self._notices += len(found)
+        return found
+
+    def complaints(self) -> list[str]:
+        """Those since the last call."""
+        found: list[str] = self.ask("complaints", self._complaints)
+        self._complaints += len(found)
+        return found
 
     def ask(self, method: str, *args: Any) -> Any:
         """What the desk's `method` returns."""

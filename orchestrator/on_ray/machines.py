@@ -64,7 +64,7 @@ class RayMachines:
         self._tend()
         found = []
         with suppress(DeskGone):  # the attempt tells
-            found = [Notice(**facts) for facts in self._line.ask("take_notices")]
+            found = [Notice(**facts) for facts in self._line.notices()]
         for node, deadline in capacity.draining_nodes().items():
             if node not in self._drained and node not in [notice.node for notice in found]:
                 self._drained[node] = deadline
@@ -104,7 +104,9 @@ class RayMachines:
             config,
             line=self._line,
             token=self._token,
-            room=lambda: self.available(workers),
+            room=lambda: capacity.count_workers(
+                capacity.living_nodes(), cpus=workers.cpus, gpus=workers.gpus
+            ),
         )
 
     def release(self) -> None:
@@ -148,5 +150,5 @@ class RayMachines:
             self._tended = time.monotonic()
             self._agents.tend(set(capacity.living_nodes()))
             with suppress(DeskGone):
-                for complaint in self._line.ask("take_complaints"):
+                for complaint in self._line.complaints():
                     self._say(complaint)

@@ -7,11 +7,12 @@ that made them.
 from __future__ import annotations
 
 import time
-from queue import Empty, SimpleQueue
-from threading import Lock, Thread
+from collections import defaultdict
+from collections.abc import Callable
+from threading import Condition, Lock, Thread
 from typing import Any
 
-from orchestrator.near.held import Held, Holdings, has_room, memory_file
+from orchestrator.near.held import Held, Holdings, memory_file
 
 CHUNK_BYTES = 16 << 20
 FIND_S, ANSWER_S, PUSH_S = 1.0, 4.0, 30.0
@@ -29,8 +30,7 @@ class Copies:
         """A copy will come, instead of the one before it. False: there is no room for it."""
         with self._lock:
             self._coming.pop((source, file), None)
-        self._holdings.drop(source, file)
-        if not has_room(size):
+        if not self._holdings.reserve(source, file, size):
             return False
         coming = Held(source, path, file, size, memory_file(file))
         coming.room.resize(size)
@@ -48,24 +48,33 @@ class Copies:
     def end(self, source: str, path: str, file: str) -> None:
         """All has come."""
         with self._lock:
-            coming = self._coming.pop((source, file), None)
-        if coming is not None and coming.path == path:
-            self._holdings.put(coming)
+            coming = self._coming.get((source, file))
+            if coming is None or coming.path != path:  # a newer one has begun
+                return
+            del self._coming[source, file]
+        self._holdings.put(coming)
+
+    def keep(self, sources: set[str]) -> None:
+        """What other nodes had begun will not end."""
+        with self._lock:
+            self._coming = {key: item for key, item in self._coming.items() if key[0] in sources}
 
 
 class Neighbours:
     """The other nodes' agents, by node id, as the driver last told."""
 
-    def __init__(self, node: str) -> None:
-        self._node = node
+    def __init__(self, node: str, complain: Callable[[str], None]) -> None:
+        self._node, self._complain = node, complain
         self._agents: dict[str, Any] = {}
-        self._where: dict[tuple[str, str], str] = {}
-        self._queue: SimpleQueue[Held] = SimpleQueue()
+        self._where: dict[tuple[str, str], list[str]] = {}
+        self._silent: set[str] = set()  # nodes that did not answer since the last find()
+        self._given: dict[str, Held] = {}  # the newest of each file that is still to be copied
+        self._news = Condition()
         Thread(target=self._push_all, name="copies", daemon=True).start()
 
     def meet(self, agents: dict[str, Any]) -> None:
-        """These are the others now."""
-        self._agents = agents
+        """These are the nodes' agents now; this node's own may be among them."""
+        self._agents = {node: agent for node, agent in agents.items() if node != self._node}
 
     # -- what this node's ranks look for ----------------------------------------------------------------------------------
     def find(self, path: str, files: set[str]) -> set[str]:
@@ -73,54 +82,58 @@ class Neighbours:
         import ray
 
         asked = {agent.near_files.remote(path): node for node, agent in self._agents.items()}
-        found: dict[str, str] = {}
+        found: dict[str, list[str]] = defaultdict(list)
         until = time.monotonic() + FIND_S
         while asked and files - found.keys() and (left := until - time.monotonic()) > 0:
             ready, _ = ray.wait(list(asked), timeout=left)
             for ref in ready:
                 node = asked.pop(ref)
                 try:
-                    found.update(dict.fromkeys(files.intersection(ray.get(ref)), node))
+                    for file in files.intersection(ray.get(ref)):
+                        found[file].append(node)
                 except ray.exceptions.RayError:  # it is gone
                     continue
-        self._where.update({(path, file): node for file, node in found.items()})
+        self._silent = set()
+        self._where = {(path, file): nodes for file, nodes in found.items()}
         return set(found)
 
     def read(self, path: str, file: str, offset: int, length: int) -> bytes | None:
-        """A range, from the node that find() saw it on."""
+        """A range, from a node that find() saw it on. A node that does not answer is not asked again."""
         import ray
 
-        agent = self._agents.get(self._where.get((path, file), ""))
-        if agent is None:
-            return None
-        try:
-            data: bytes | None = ray.get(agent.near_read.remote(path, file, offset, length), timeout=ANSWER_S)
-        except (ray.exceptions.RayError, TimeoutError):
-            return None
-        return data
+        for node in self._where.get((path, file), ()):
+            if node in self._silent or (agent := self._agents.get(node)) is None:
+                continue
+            try:
+                data: bytes | None = ray.get(
+                    agent.near_read.remote(path, file, offset, length), timeout=ANSWER_S
+                )
+            except (ray.exceptions.RayError, TimeoutError):
+                self._silent.add(node)
+                continue
+            if data is not None:
+                return data
+        return None
 
     # -- what this node gives -----------------------------------------------------------------------------------------------
     def give(self, item: Held) -> None:
         """Copy it to the next node in the ring, behind whoever calls."""
-        self._queue.put(item)
+        with self._news:
+            self._given[item.file] = item
+            self._news.notify()
 
     def _push_all(self) -> None:
-        import ray
-
         while True:
+            with self._news:
+                while not self._given:
+                    self._news.wait()
+                item = self._given.pop(next(iter(self._given)))
             try:
-                item = self._queue.get(timeout=60.0)
-            except Empty:
-                continue
-            if (agent := self._next()) is None or item.dropped:
-                continue
-            try:
-                self._push(agent, item)
-            except (
-                ray.exceptions.RayError,
-                TimeoutError,
-            ):  # it is gone, or too slow: the bucket has the bytes
-                continue
+                if not item.dropped and (agent := self._next()) is not None:
+                    self._push(agent, item)
+            except Exception as error:  # whatever it is: the bucket has the bytes
+                self._complain(f"{item.file} was not copied to another node: {type(error).__name__}")
+            del item  # it may be the last who holds it
 
     def _next(self) -> Any:
         """The agent of the node after this one, by id, round again after the last."""
@@ -146,4 +159,4 @@ class Neighbours:
         if last is not None:
             ray.get(last, timeout=PUSH_S)
         if not item.dropped:
-            agent.near_end.remote(*name)
+            ray.get(agent.near_end.remote(*name), timeout=PUSH_S)

@@ -26,6 +26,7 @@ from orchestrator.training import pulse
 from orchestrator.training.warm_files import DUMP, near_socket_of, socket_of
 
 PULSE_EVERY_S, LOOK_EVERY_S, SERVER_WAIT_S = 0.25, 0.02, 120.0
+DESK_WAIT_S = 40.0  # a little longer than the driver
 _SIOCGIFADDR = 0x8915  # Linux: an interface's address
 
 
@@ -79,10 +80,16 @@ class Shell:
     def _listen(self) -> None:
         import ray
 
-        number = 0
+        number, heard = 0, time.monotonic()
         while not self._gone.is_set():
             try:
                 order = ray.get(self._desk.order.remote(self._seat.placement, self._seat.rank, number))
+                heard = time.monotonic()
+            except ray.exceptions.ActorUnavailableError:  # the way to it broke: it may live
+                if time.monotonic() > heard + DESK_WAIT_S:
+                    self._gone.set()
+                time.sleep(LOOK_EVERY_S)
+                continue
             except Exception:  # the desk went with its driver
                 self._gone.set()
                 return
@@ -189,10 +196,18 @@ class Shell:
     def _call(self, method: str, *args: Any, wait: bool = True) -> None:
         import ray
 
+        until = time.monotonic() + DESK_WAIT_S
         with suppress(Exception):  # a desk that is gone is noticed by the listener
-            answer = getattr(self._desk, method).remote(self._seat.placement, self._seat.rank, *args)
-            if wait:
-                ray.get(answer)
+            while not self._gone.is_set():
+                answer = getattr(self._desk, method).remote(self._seat.placement, self._seat.rank, *args)
+                try:
+                    if wait:
+                        ray.get(answer)
+                    return
+                except ray.exceptions.ActorUnavailableError:
+                    if time.monotonic() > until:
+                        return
+                    time.sleep(LOOK_EVERY_S)
 
 
 def run_shell(config: dict[str, Any]) -> None:

@@ -22,7 +22,7 @@ from typing import Any
 
 from orchestrator.errors import DamagedCheckpoint, Diverged, PeerLost, needs_the_user
 from orchestrator.near import lines
-from orchestrator.training.warm_files import DUMP
+from orchestrator.training.warm_files import DUMP, near_beside
 
 _PR_SET_PDEATHSIG = 1
 _REQUEST_TIMEOUT_S = 10.0
@@ -102,8 +102,12 @@ class Server:
                 key.data()
         for pid in list(self._ranks):
             _kill_group(pid)
-        with suppress(OSError):
-            os.unlink(self._path)
+        for path in (
+            self._path,
+            near_beside(self._path),
+        ):  # the node's memory ends with whoever holds our stdin
+            with suppress(OSError):
+                os.unlink(path)
 
     def _accept(self) -> None:
         try:

@@ -19,7 +19,12 @@ def socket_of(node: str, token: str) -> str:
 
 def near_socket_of(node: str, token: str) -> str:
     """As socket_of, of the node's memory."""
-    return socket_of(node, token).removesuffix(".sock") + ".near"
+    return near_beside(socket_of(node, token))
+
+
+def near_beside(path: str) -> str:
+    """The socket of the node's memory beside that of its warm server."""
+    return path.removesuffix(".sock") + ".near"
 
 
 def folder() -> Path:

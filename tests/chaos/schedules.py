@@ -23,6 +23,7 @@ class Told:
 
     verdict: Verdict
     runs: list[tuple[Played, Verdict]] = field(default_factory=list)
+    replaced: list[str] = field(default_factory=list)  # kinds that found nothing to hit for a whole run
 
     def as_json(self) -> dict[str, Any]:
         """The totals, then the runs with every fault."""
@@ -34,7 +35,7 @@ class Told:
             }
             for played, one in self.runs
         ]
-        return {**self.verdict.as_json(), "runs": runs}
+        return {**self.verdict.as_json(), "replaced": self.replaced, "runs": runs}
 
 
 def run_schedule(scene: Scene, planned: Sequence[Planned], *, seed: int, tell: Tell) -> Iterator[Told]:
@@ -48,6 +49,7 @@ def run_schedule(scene: Scene, planned: Sequence[Planned], *, seed: int, tell: T
         left, empty = played.left, 0 if played.records else empty + 1
         if empty and (others := scene.kinds - {fault.kind for fault in left}):
             tell(f"what is left cannot be done here; {len(left)} others instead", 0)
+            told.replaced += [fault.kind for fault in left]
             left = plan(seed + len(told.runs), len(left), sorted(others))
         told.runs.append((played, _judge(scene, played)))
         records = [record for played, _ in told.runs for record in played.records]

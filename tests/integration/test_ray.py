@@ -278,6 +278,70 @@ def test_workers_for_which_a_node_is_gone_are_not_waited_for(desk: Desk) -> None
     assert out.rstrip().endswith("True")
 
 
+COPIED = """
+import os, time
+import ray
+from clusters import capacity
+from orchestrator.near.client import Near
+from orchestrator.on_ray.agents import Agents
+from orchestrator.on_ray.desk import Line
+from orchestrator.training.warm_files import near_socket_of
+
+class Nothing:
+    def read_into(self, key, start, buffers):
+        raise LookupError("the bucket was asked")
+
+def wait_for(true):
+    until = time.monotonic() + 40
+    while not true():
+        assert time.monotonic() < until, true
+        time.sleep(0.1)
+
+def took(near):
+    source, got = near.over(Nothing(), PATH, [FILE]), bytearray(len(data))
+    for start in range(0, len(data), 5 << 20):
+        piece = memoryview(got)[start : start + (5 << 20)]
+        source.read_into(f"{PATH}/{FILE}", start, [piece])
+    assert got == data
+    return "+".join(source.took)
+
+PATH, FILE, data = "checkpoints/0000000005-1", "rank-00000.safetensors", os.urandom(40 << 20)
+capacity.connect()
+token, line = "test", Line()
+agents = Agents(line.desk, token, ["cpu"])
+nodes = sorted(capacity.living_nodes())[:3]
+agents.tend(set(nodes))
+wait_for(lambda: all(os.path.exists(near_socket_of(node, token)) for node in nodes))
+first, second, third = (Near(near_socket_of(node, token)) for node in nodes)
+ray.get([agents._actors[node].meet.remote(agents._actors) for node in nodes])
+first.begin(FILE, len(data)), first.write(data)
+assert first.hold(PATH)
+wait_for(lambda: ray.get(agents._actors[nodes[1]].near_files.remote(PATH)))
+said = [took(first), took(second), took(third)]
+ray.kill(agents._actors[nodes[0]])
+said.append(took(third))
+agents.tend(set(nodes[1:]))
+wait_for(lambda: not ray.get(agents._actors[nodes[1]].near_files.remote(PATH)))
+print("TOOK", *said, flush=True)
+agents.close()
+"""
+
+
+def test_what_a_node_holds_is_on_the_next_one_too_and_a_third_one_can_read_it(desk: Desk) -> None:
+    """Also when the first one has gone; and nobody holds for ever what a node gave that is gone."""
+    missing = 3 - _living(desk)
+    for _ in range(missing):
+        local.add_node(
+            CLUSTER, cpus=1, env={key: desk.env[key] for key in desk.env if key.startswith("AWS_")}
+        )
+    assert "TOOK here here far far" in _in_cluster(desk, COPIED)
+
+
+def _living(desk: Desk) -> int:
+    program = "from clusters import capacity as c; c.connect(); print('LIVING', len(c.living_nodes()))"
+    return int(_in_cluster(desk, program).rpartition("LIVING")[2])
+
+
 def _in_cluster(desk: Desk, program: str) -> str:
     command = [sys.executable, "-W", "ignore", "-c", program]
     out = subprocess.run(

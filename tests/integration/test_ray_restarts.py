@@ -113,6 +113,9 @@ def test_what_serves_the_ranks_may_die_and_a_stopped_rank_is_named(small: Small)
     assert code == 3, small.said
     causes = [(entry.facts["outcome"], entry.facts["cause"]) for entry in ended(run)]
     assert causes[-1][0] == "stopped", small.said
+    assert len(causes) <= 4 + 1 + 1, (
+        small.said
+    )  # four deeds, the stop, and one more that a busy machine may cost
     assert {outcome for outcome, _ in causes[:-1]} == {"died", "hung"}, small.said
     assert any(outcome == "hung" and "node " in cause for outcome, cause in causes), small.said
     check_checkpoints(Book(run))

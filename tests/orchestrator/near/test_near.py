@@ -119,7 +119,7 @@ def test_memory_outlives_the_process_that_wrote_it_and_goes_with_the_last_that_h
     room = f"/proc/{os.getpid()}/fd/{cluster.given[0].room.fd}"
     assert "memfd" in os.readlink(room)
     cluster.given.clear()
-    cluster.a.holdings.drop("a", "rank-00000.safetensors")
+    cluster.a.holdings.keep(set())
     assert not Path(room).exists() or "memfd" not in os.readlink(room)
 
 
@@ -146,7 +146,7 @@ def test_what_another_node_holds_no_more_is_read_from_the_bucket(cluster: Cluste
     path = save(cluster.saver(cluster.on_a), 1.0, 5)
     manifest = checkpoints.load_manifest(cluster.store, path)
     source = cluster.on_b.over(cluster.store, path, manifest.files)
-    cluster.a.holdings.drop("a", "rank-00000.safetensors")
+    cluster.a.holdings.keep(set())
     target = np.zeros(SIZES["small"], dtype="<f4")
     checkpoints.fill(source, path, manifest, [Want("small", "weight", 0, len(target))], [target])
     assert (target == 1.0).all()
@@ -163,12 +163,15 @@ def test_without_a_node_that_answers_all_is_as_before(cluster: Cluster, tmp_path
 
 
 def test_nothing_is_held_where_there_is_no_room(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(held, "free_bytes", lambda: held.SPARE_BYTES + 1000)
+    monkeypatch.setattr(held, "free_bytes", lambda: held.spare_bytes() + 1000)
     path = save(cluster.saver(cluster.on_a), 1.0, 5)
     assert not list(cluster.a.holdings)
     assert set(cluster.load(cluster.on_a, path, 1.0).took) == {"bucket"}
     assert not Copies(cluster.a.holdings).begin("b", path, "rank-00001.safetensors", 1001)
-    assert Copies(cluster.a.holdings).begin("b", path, "rank-00001.safetensors", 1000)
+    copies = Copies(cluster.a.holdings)
+    assert copies.begin("b", path, "rank-00001.safetensors", 600)
+    assert not copies.begin("b", path, "rank-00002.safetensors", 600)  # the room is promised
+    assert copies.begin("b", path, "rank-00001.safetensors", 1000)  # instead of the promise before
 
 
 def test_a_stuck_node_does_not_hold_up_a_save_for_long(
@@ -202,8 +205,44 @@ def test_a_copy_is_held_once_it_is_whole() -> None:
     assert item.read(3, 8) is None
     assert copies.begin("b", checkpoints.folder(6, 1), "f", 10)  # instead of the one before, not beside it
     assert holdings.get(path, "f") is None
-    copies.end("b", path, "f")  # the end of one that was overtaken
-    assert holdings.get(path, "f") is None
+    copies.end("b", path, "f")  # a late end of one that was overtaken
+    copies.write("b", checkpoints.folder(6, 1), "f", 0, b"0123456789")
+    copies.end("b", checkpoints.folder(6, 1), "f")
+    newer = holdings.get(checkpoints.folder(6, 1), "f")
+    assert newer is not None
+    assert newer.read(0, 10) == b"0123456789"
+    assert copies.begin("c", path, "g", 10)
+    copies.keep({"b"})  # node c is gone
+    holdings.keep({"a"})
+    copies.end("c", path, "g")
+    assert not list(holdings)
+
+
+def test_a_new_rank_makes_room_by_what_its_forerunner_left(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When there is room for one copy only, it is the newest that is held and not the first."""
+    first = save(cluster.saver(cluster.on_a), 1.0, 5)
+    size = cluster.given[0].size
+    cluster.given.clear()
+
+    def free() -> int:
+        taken = sum(item.room.allocated for item in cluster.a.holdings._held.values())
+        return held.spare_bytes() + size + 100_000 - taken
+
+    monkeypatch.setattr(held, "free_bytes", free)
+    fresh = Near(cluster.on_a._path)
+    second = save(cluster.saver(fresh), 10.0, 6)
+    assert set(cluster.load(fresh, second, 10.0).took) == {"here"}
+    assert set(cluster.load(fresh, first, 1.0).took) == {"bucket"}
+    monkeypatch.setattr(held, "free_bytes", lambda: 0)
+    assert cluster.a.holdings.relieve()
+    assert set(cluster.load(fresh, second, 10.0).took) == {"bucket"}
+
+
+def test_memory_that_can_be_had_is_less_than_there_is() -> None:
+    assert held.SPARE_BYTES <= held.spare_bytes() < 1 << 44
+    assert 0 < held.free_bytes() < held._meminfo()["MemTotal"]
 
 
 def test_two_checkpoints_are_held_at_most() -> None:
