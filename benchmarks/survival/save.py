@@ -1,11 +1,12 @@
 """How long a step waits for a save: ours, a plain copy of the same bytes, DeepSpeed's save_checkpoint, torch's DCP async_save.
 
-    python -m benchmarks.survival.save [--state B/16|H/14] [--rounds 5]
+    python -m benchmarks.survival.save [--state B/16|H/14] [--rounds 5] [--without-dcp]
 
 One process with one real DeepSpeed engine (ZeRO 2, fp32, after a step). In each round, one after the other and each with nothing
 of another's still on its way: np.copyto of all fp32 masters and moments into memory that is there; Saver.save with the upload of
 the save before finished; engine.save_checkpoint; async_save of the same tensors until it returns (as it comes, and with the
-stager that keeps its memory). All write to the same disk; files are written out and removed between measurements, outside the clock.
+stager that keeps its memory). The two of async_save each make one more copy of the state: H/14 needs 32 GB for them, or --without-dcp.
+All write to the same disk; files are written out and removed between measurements, outside the clock.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ DCP, DCP_KEEPS = "DCP async_save", "DCP async_save, stager that keeps its memory
 class Bench:
     """The engine, and one way of saving after the other."""
 
-    def __init__(self, preset: str, folder: Path) -> None:
+    def __init__(self, preset: str, folder: Path, *, dcp: bool = True) -> None:
         from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
         from data_pipeline.storage import open_store
@@ -48,6 +49,7 @@ class Bench:
         self.stager = DefaultStager(
             StagingOptions(False, False, False, False)
         )  # no GPU, so nothing is pinned
+        self._with_dcp = dcp
         self.behind: dict[str, list[float]] = defaultdict(list)
 
     def views(self) -> dict[str, Any]:
@@ -101,9 +103,10 @@ class Bench:
             COPY: self.copy,
             OURS: self.ours,
             DEEPSPEED: self.deepspeed,
-            DCP: lambda: self.dcp(DCP),
-            DCP_KEEPS: lambda: self.dcp(DCP_KEEPS, async_stager=self.stager),
         }
+        if self._with_dcp:
+            ways[DCP] = lambda: self.dcp(DCP)
+            ways[DCP_KEEPS] = lambda: self.dcp(DCP_KEEPS, async_stager=self.stager)
         found, names = dict.fromkeys(ways, 0.0), list(ways)
         for name in names[number % len(names) :] + names[: number % len(names)]:
             found[name] = ways[name]()
@@ -117,11 +120,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--state", default="B/16", choices=["B/16", "H/14"])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--without-dcp", action="store_true")
     parser.add_argument("--folder", help="where to write; default: the folder for temporary files")
     args = parser.parse_args()
     alone()
     with tempfile.TemporaryDirectory(prefix="mixer-bench-", dir=args.folder) as folder:
-        bench = Bench(args.state, Path(folder))
+        bench = Bench(args.state, Path(folder), dcp=not args.without_dcp)
         size = 4 * sum(view.numel() for view in bench.views().values())
         bench.round(0)  # makes what is made once
         bench.behind.clear()
@@ -132,7 +136,8 @@ def main() -> None:
     print(report.table("behind the step, until it is written", bench.behind, OURS))
     report.write(
         f"save-{args.state.replace('/', '').lower()}",
-        f"python -m benchmarks.survival.save --state {args.state} --rounds {args.rounds}",
+        f"python -m benchmarks.survival.save --state {args.state} --rounds {args.rounds}"
+        + (" --without-dcp" if args.without_dcp else ""),
         state=args.state,
         bytes=size,
         stall_s=samples,
