@@ -30,7 +30,7 @@ from orchestrator.run_log import Entry, RunLog, live_checkpoints
 
 FORMAT = 1
 KINDS = ("weight", "exp_avg", "exp_avg_sq")  # fp32 master weights and AdamW's two moments
-_RANGE_BYTES, _READERS = 16 << 20, 8  # a range is still in the cache when its checksum is made
+RANGE_BYTES, READERS = 16 << 20, 8  # a range is still in the cache when its checksum is made
 _FOLDER = re.compile(r"checkpoints/[0-9]{10}-([0-9]+)")
 Float32 = npt.NDArray[np.float32]
 
@@ -191,7 +191,7 @@ def _read(store: Source, path: str, manifest: Manifest, wants: list[Want], sink:
                 sink(number, start - wants[number].start, values[start - item.start : end - item.start])
         return sum(values.nbytes for values in rooms)
 
-    with ThreadPoolExecutor(_READERS, thread_name_prefix="checkpoint") as pool:
+    with ThreadPoolExecutor(READERS, thread_name_prefix="checkpoint") as pool:
         return sum(pool.map(fetch, _ranges(needed)))
 
 
@@ -248,13 +248,13 @@ def _length(item: Slice, want: Want) -> int:
 
 
 def _ranges(needed: list[tuple[Slice, list[int]]]) -> Iterator[list[tuple[Slice, list[int]]]]:
-    """Neighbours in one file, put together up to _RANGE_BYTES."""
+    """Neighbours in one file, put together up to RANGE_BYTES."""
     group: list[tuple[Slice, list[int]]] = []
     for item, hits in sorted(needed, key=lambda pair: (pair[0].file, pair[0].offset)):
         if group:
             first, last = group[0][0], group[-1][0]
             joined = item.file == last.file and item.offset == last.offset + 4 * last.length
-            if not joined or item.offset + 4 * item.length - first.offset > _RANGE_BYTES:
+            if not joined or item.offset + 4 * item.length - first.offset > RANGE_BYTES:
                 yield group
                 group = []
         group.append((item, hits))
@@ -275,8 +275,8 @@ def verify(store: Store, path: str, manifest: Manifest) -> list[str]:
     problems = []
     for name, facts in manifest.files.items():
         digest, size = hashlib.sha256(), int(facts["bytes"])
-        for start in range(0, size, _RANGE_BYTES):
-            digest.update(store.get_range(f"{path}/{name}", start, min(_RANGE_BYTES, size - start)))
+        for start in range(0, size, RANGE_BYTES):
+            digest.update(store.get_range(f"{path}/{name}", start, min(RANGE_BYTES, size - start)))
         if digest.hexdigest() != facts["sha256"]:
             problems.append(f"{path}/{name}: SHA-256 differs from the manifest's")
     return problems
