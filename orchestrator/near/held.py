@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,6 +65,7 @@ class Held:
     file: str
     size: int
     room: Room = field(repr=False)
+    since: float = field(default_factory=time.monotonic)
     dropped: bool = False  # it is being written over: what is read now may be of another save
 
     def read(self, offset: int, length: int) -> bytes | None:
@@ -100,11 +102,15 @@ class Holdings:
             for key in [key for key, item in self._held.items() if item.path not in newest]:
                 self._drop(key)
 
-    def keep(self, sources: set[str]) -> None:
-        """Drop what other nodes than `sources` gave: they are gone."""
+    def keep(self, sources: set[str], orphans_s: float = 0.0) -> None:
+        """Drop what other nodes than `sources` gave longer than `orphans_s` ago. They are gone, which is what it was kept for."""
         with self._lock:
-            for key in [key for key in (*self._held, *self._promised) if key[0] not in sources]:
+            old = time.monotonic() - orphans_s
+            for key in [
+                key for key, item in self._held.items() if key[0] not in sources and item.since <= old
+            ]:
                 self._drop(key)
+            self._promised = {key: size for key, size in self._promised.items() if key[0] in sources}
 
     def relieve(self) -> bool:
         """Drop everything when this machine is short of memory. Whether it was."""

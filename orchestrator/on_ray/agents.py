@@ -25,6 +25,7 @@ from orchestrator.training.warm_files import near_socket_of, socket_of
 NOTICE_EVERY_S = 0.5
 PING_EVERY_S, PING_PATIENCE_S = 5.0, 20.0
 RETRY_S, MEET_EVERY_S = 5.0, 30.0
+ORPHANS_S = 600.0  # long enough for any restart
 
 
 class Agent:
@@ -51,10 +52,10 @@ class Agent:
 
     # -- memory: what other agents, and the driver's Agents, call ----------------------------------------------------------
     def meet(self, agents: dict[str, Any]) -> None:
-        """These are the nodes' agents. What a node gave that is no more among them is dropped."""
+        """These are the nodes' agents. What a node gave that is no more among them is held for a while yet."""
         self._neighbours.meet(agents)
         self._copies.keep(set(agents))
-        self._near.holdings.keep(set(agents) | {self._node})
+        self._near.holdings.keep(set(agents) | {self._node}, ORPHANS_S)
 
     def near_files(self, path: str) -> list[str]:
         """The files of the checkpoint at `path` that this node holds."""

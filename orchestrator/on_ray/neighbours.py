@@ -7,7 +7,6 @@ that made them.
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from collections.abc import Callable
 from threading import Condition, Lock, Thread
 from typing import Any
@@ -66,8 +65,10 @@ class Neighbours:
     def __init__(self, node: str, complain: Callable[[str], None]) -> None:
         self._node, self._complain = node, complain
         self._agents: dict[str, Any] = {}
-        self._where: dict[tuple[str, str], list[str]] = {}
+        self._where: dict[tuple[str, str], list[str]] = {}  # who said that it holds what
+        self._asked: dict[Any, tuple[str, str]] = {}  # answers that are still to come: node and path
         self._silent: set[str] = set()  # nodes that did not answer since the last find()
+        self._finding = Lock()
         self._given: dict[str, Held] = {}  # the newest of each file that is still to be copied
         self._news = Condition()
         Thread(target=self._push_all, name="copies", daemon=True).start()
@@ -79,41 +80,57 @@ class Neighbours:
     # -- what this node's ranks look for ----------------------------------------------------------------------------------
     def find(self, path: str, files: set[str]) -> set[str]:
         """Those of `files` that some other node holds; waits FIND_S for nodes that do not answer, no longer than files are missing."""
+        with self._finding:
+            self._silent, self._where = set(), {}
+            asked = {agent.near_files.remote(path): (node, path) for node, agent in self._agents.items()}
+            self._asked = asked
+            until = time.monotonic() + FIND_S
+            while (left := until - time.monotonic()) > 0:
+                found = {file for file in files if (path, file) in self._where}
+                if found == files or not self._hear(left):
+                    break
+            return {file for file in files if (path, file) in self._where}
+
+    def _hear(self, seconds: float) -> bool:
+        """Take in the answers that come next. Whether there were any to wait for."""
         import ray
 
-        asked = {agent.near_files.remote(path): node for node, agent in self._agents.items()}
-        found: dict[str, list[str]] = defaultdict(list)
-        until = time.monotonic() + FIND_S
-        while asked and files - found.keys() and (left := until - time.monotonic()) > 0:
-            ready, _ = ray.wait(list(asked), timeout=left)
-            for ref in ready:
-                node = asked.pop(ref)
-                try:
-                    for file in files.intersection(ray.get(ref)):
-                        found[file].append(node)
-                except ray.exceptions.RayError:  # it is gone
-                    continue
-        self._silent = set()
-        self._where = {(path, file): nodes for file, nodes in found.items()}
-        return set(found)
+        if not self._asked:
+            return False
+        ready, _ = ray.wait(list(self._asked), timeout=seconds)
+        for ref in ready:
+            node, path = self._asked.pop(ref)
+            try:
+                for file in ray.get(ref):
+                    self._where.setdefault((path, file), []).append(node)
+            except ray.exceptions.RayError:  # it is gone
+                continue
+        return bool(ready)
 
     def read(self, path: str, file: str, offset: int, length: int) -> bytes | None:
-        """A range, from a node that find() saw it on. A node that does not answer is not asked again."""
+        """A range, from a node that said it holds it. A node that does not answer is not asked again."""
+        tried: set[str] = set()
+        while True:
+            for node in set(self._where.get((path, file), ())) - tried - self._silent:
+                tried.add(node)
+                if (data := self._read(node, path, file, offset, length)) is not None:
+                    return data
+            with self._finding:  # others may have it, that answered later
+                new = set(self._where.get((path, file), ())) - tried - self._silent
+                if not new and not self._hear(FIND_S):
+                    return None
+
+    def _read(self, node: str, path: str, file: str, offset: int, length: int) -> bytes | None:
         import ray
 
-        for node in self._where.get((path, file), ()):
-            if node in self._silent or (agent := self._agents.get(node)) is None:
-                continue
-            try:
-                data: bytes | None = ray.get(
-                    agent.near_read.remote(path, file, offset, length), timeout=ANSWER_S
-                )
-            except (ray.exceptions.RayError, TimeoutError):
-                self._silent.add(node)
-                continue
-            if data is not None:
-                return data
-        return None
+        if (agent := self._agents.get(node)) is None:
+            return None
+        try:
+            data: bytes | None = ray.get(agent.near_read.remote(path, file, offset, length), timeout=ANSWER_S)
+        except (ray.exceptions.RayError, TimeoutError):
+            self._silent.add(node)
+            return None
+        return data
 
     # -- what this node gives -----------------------------------------------------------------------------------------------
     def give(self, item: Held) -> None:

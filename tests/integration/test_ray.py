@@ -170,14 +170,16 @@ def test_a_node_that_loses_power_costs_a_worker_not_the_run(desk: Desk) -> None:
         "--name",
         "power",
         "--set",
-        "train.steps=450",
+        "train.steps=1500",
         "--set",
-        "checkpoint.every=150 steps",
+        "checkpoint.every=8 s",
         "--set",
         "workers.max=2",
     )
     try:
-        wait_for(lambda: _has_step(desk, "power", 155), timeout=90, every=0.2)
+        saved = "checkpoint committed"
+        wait_for(lambda: [e for e in desk.log("power") if e["kind"] == saved], timeout=90, every=0.2)
+        time.sleep(1)  # long before the next save, and time enough for the copy
         local.cut_power(CLUSTER, 1)
         wait_for(lambda: _starts(desk, "power") >= 2, timeout=90, every=0.5)
         out, _ = process.communicate(timeout=150)
@@ -189,7 +191,7 @@ def test_a_node_that_loses_power_costs_a_worker_not_the_run(desk: Desk) -> None:
     assert ended[0]["outcome"] == "lost", ended
     started = [entry for entry in desk.log("power") if entry["kind"] == "attempt started"]
     assert [entry["world"] for entry in started] == [2, 1]
-    assert started[1]["step"] >= 150
+    assert started[1]["step"] > 0
     assert desk.status("power")["state"] == "finished"
     loaded = [event for event in _events(desk, "power") if event["kind"] == "loaded"]
     assert {"here", "far"} >= loaded[0].keys() - {"t", "kind", "attempt", "rank"}, (
@@ -321,20 +323,20 @@ said = [took(first), took(second), took(third)]
 ray.kill(agents._actors[nodes[0]])
 said.append(took(third))
 agents.tend(set(nodes[1:]))
-wait_for(lambda: not ray.get(agents._actors[nodes[1]].near_files.remote(PATH)))
-print("TOOK", *said, flush=True)
+ray.get([agents._actors[node].meet.remote(agents._actors) for node in nodes[1:]])
+print("TOOK", *said, took(third), flush=True)
 agents.close()
 """
 
 
 def test_what_a_node_holds_is_on_the_next_one_too_and_a_third_one_can_read_it(desk: Desk) -> None:
-    """Also when the first one has gone; and nobody holds for ever what a node gave that is gone."""
+    """Also when the first one has gone, and when all have been told that it has."""
     missing = 3 - _living(desk)
     for _ in range(missing):
         local.add_node(
             CLUSTER, cpus=1, env={key: desk.env[key] for key in desk.env if key.startswith("AWS_")}
         )
-    assert "TOOK here here far far" in _in_cluster(desk, COPIED)
+    assert "TOOK here here far far far" in _in_cluster(desk, COPIED)
 
 
 def _living(desk: Desk) -> int:

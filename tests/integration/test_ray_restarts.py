@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,20 +24,8 @@ from tests.chaos.procs import look
 from tests.one_history import alive, check_checkpoints
 from tests.runs import Small, make_small, wait_for
 
-pytestmark = [
-    pytest.mark.ray,
-    pytest.mark.timeout(280),
-    pytest.mark.filterwarnings("default"),  # Ray is in this process here, and warns of itself
-]
-
-
-@pytest.fixture
-def small(tmp_path: Path, digits: str, monkeypatch: pytest.MonkeyPatch) -> Small:
-    """A small run on a Ray of this process: no cluster is joined."""
-    for name in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    return make_small(tmp_path, digits)
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(280)]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def ranks(run: Run) -> dict[int, int]:
@@ -69,7 +59,26 @@ def ended(run: Run) -> list[Entry]:
     return [entry for entry in run.log().entries if entry.kind == "attempt ended"]
 
 
-def test_what_serves_the_ranks_may_die_and_a_stopped_rank_is_named(small: Small) -> None:
+def test_what_serves_the_ranks_may_die_and_a_stopped_rank_is_named(tmp_path: Path, digits: str) -> None:
+    """In a process of its own: one that has spoken to a cluster with tokens lets no Ray without them talk to it any more."""
+    program = "import sys; from tests.integration.test_ray_restarts import served; served(*sys.argv[1:])"
+    env = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    out = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program, str(tmp_path), digits],
+        env={**env, "RAY_AUTH_MODE": "disabled"},
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=270,
+        check=False,
+    )
+    assert out.returncode == 0, out.stdout
+
+
+def served(folder: str, digits: str) -> None:
+    """A run on a Ray of this process, which loses one after the other what it works with."""
+    small = make_small(Path(folder), digits)
     given = ("train.steps=1000000", "workers.min=2", "checkpoint.keep=1", "recovery.failures=50")
     resolved = small.resolve("served", *given)
     run, failures = resolved.run, list[BaseException]()

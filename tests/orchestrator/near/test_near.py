@@ -213,7 +213,9 @@ def test_a_copy_is_held_once_it_is_whole() -> None:
     assert newer.read(0, 10) == b"0123456789"
     assert copies.begin("c", path, "g", 10)
     copies.keep({"b"})  # node c is gone
-    holdings.keep({"a"})
+    holdings.keep({"a"}, orphans_s=60)
+    assert [item.source for item in holdings] == ["b"]  # what is kept of a node is kept for when it is gone
+    holdings.keep({"a"}, orphans_s=0)
     copies.end("c", path, "g")
     assert not list(holdings)
 
