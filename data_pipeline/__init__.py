@@ -1,9 +1,13 @@
-"""Data, from a bucket to a batch: object storage, shard index, order, reading, decoding, packing.
+"""Data, from a bucket to a batch.
 
-The chain: pack (or index) writes tar shards and their index; a Dataset opens the index; the order says which
-sample is item i; blocks fetches byte ranges and proves them; decode and augment make pixels; the loader hands
-out micro-batches.
+    storage/    objects under a url: a bucket or a folder
+    shards/     tar shards: their labels, their index, the data set it opens
+    packing/    images, wherever they lie, into shards
+    order, feistel, geometry            which sample is item i of a run
+    blocks, reading                     samples' bytes, proven, in memory before their turn
+    decode, augment, randaugment        from bytes to pixels
+    loader, eval_loader, bad_samples    batches
 
 Knows webdataset and boto3. Knows nothing of models, workers or runs. Importing this package loads none of
-them: import the module you need (`data_pipeline.storage`, `data_pipeline.index`, ...).
+them: import the module you need (`data_pipeline.storage`, `data_pipeline.shards.dataset`, ...).
 """

@@ -19,8 +19,8 @@ import numpy as np
 from webdataset.tariterators import group_by_keys, tar_file_iterator
 
 from data_pipeline.errors import BadDataset
-from data_pipeline.index import Dataset, Span
-from data_pipeline.storage_types import FETCH_AGAIN_S
+from data_pipeline.shards.dataset import Dataset, Span
+from data_pipeline.storage.types import FETCH_AGAIN_S
 
 LARGEST_GET = 16_000_000  # bytes; longer runs of samples are read in several GETs
 

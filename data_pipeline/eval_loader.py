@@ -21,7 +21,7 @@ from data_pipeline.augment import Recipe
 from data_pipeline.bad_samples import BadSample, BadSamples
 from data_pipeline.blocks import BlockFetcher
 from data_pipeline.decode import Undecodable, decode
-from data_pipeline.index import Dataset
+from data_pipeline.shards.dataset import Dataset
 
 CHUNK_BYTES = 4_000_000
 AHEAD = 2  # batches made ahead

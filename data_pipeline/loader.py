@@ -23,9 +23,9 @@ from data_pipeline.augment import Recipe
 from data_pipeline.bad_samples import BadSample, BadSamples, TooManyBadSamples
 from data_pipeline.decode import Pixels, Undecodable, decode
 from data_pipeline.feistel import Ints
-from data_pipeline.index import Dataset
 from data_pipeline.order import Order, Window
 from data_pipeline.reading import BlockReader, Reader, ResidentReader
+from data_pipeline.shards.dataset import Dataset
 
 CHUNK = 8  # images a thread makes in one go
 SCOUT_STEPS = 3  # steps, at least, whose bytes are announced before their images are made

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from data_pipeline.blocks import BlockFetcher, Sample
 from data_pipeline.feistel import Ints
-from data_pipeline.index import Dataset
+from data_pipeline.shards.dataset import Dataset
 
 FETCH_THREADS = 4
 HARD_LIMIT = 2  # times the room: what samples needed at once may take beyond it

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data_pipeline.storage import NotFound, Store, StoreError
-from data_pipeline.storage_types import FETCH_AGAIN_S
+from data_pipeline.storage.types import FETCH_AGAIN_S
 from orchestrator.errors import DamagedCheckpoint, UserError
 from orchestrator.near.client import Source
 from orchestrator.run_log import Entry, RunLog, live_checkpoints

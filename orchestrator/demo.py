@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from clusters import object_store
-from data_pipeline.pack import pack
+from data_pipeline.packing.pack import pack
 from data_pipeline.storage import StoreError
 from orchestrator.errors import FAILED, MixerError, UserError
 from orchestrator.launch import lead, resolve

@@ -147,7 +147,7 @@ def data_facts(spec: Spec) -> tuple[DataFacts, DataFacts | None]:
 
 
 def _facts(url: str, classes: int) -> DataFacts:
-    from data_pipeline.index import Dataset
+    from data_pipeline.shards.dataset import Dataset
 
     try:
         dataset = Dataset.open(url)

@@ -29,7 +29,7 @@ _numbers = itertools.count(1)
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> str:
     """scikit-learn's digits, packed into a folder: <digits>/train, <digits>/val."""
-    from data_pipeline.pack import pack
+    from data_pipeline.packing.pack import pack
 
     folder = tmp_path_factory.mktemp("digits")
     pack("sklearn:digits", str(folder))

@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass
 from multiprocessing import connection
 from typing import Any
 
-from data_pipeline import storage_s3
 from data_pipeline.storage import Bytes, Store
+from data_pipeline.storage import s3 as storage_s3
 from orchestrator.checkpoints import folder, rank_file, receipt
 from orchestrator.run_store import Run
 from orchestrator.training import worker

@@ -107,7 +107,7 @@ def break_images(url: Path, samples: set[int]) -> set[int]:
     import io
     import tarfile
 
-    from data_pipeline.index import Dataset, build_index
+    from data_pipeline.shards.dataset import Dataset, build_index
 
     dataset = Dataset.open(str(url))
     for sample in samples:

@@ -21,7 +21,7 @@ from typing import Any
 from benchmarks import report
 from benchmarks.survival.trainings import DEFAULT, OURS, Training, first_new
 from clusters import local
-from data_pipeline.pack import pack
+from data_pipeline.packing.pack import pack
 
 CLUSTER = "bench-preempt"
 

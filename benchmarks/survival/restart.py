@@ -18,7 +18,7 @@ from pathlib import Path
 
 from benchmarks import report
 from benchmarks.survival.trainings import DEFAULT, OURS, TUNED, Training, first_new
-from data_pipeline.pack import pack
+from data_pipeline.packing.pack import pack
 from orchestrator.status import Book
 
 

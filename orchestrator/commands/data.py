@@ -33,7 +33,7 @@ def pack(
     as_json: Json = False,
 ) -> None:
     """Pack images into WebDataset shards with an index."""
-    from data_pipeline.pack import pack as run_pack
+    from data_pipeline.packing.pack import pack as run_pack
 
     shard_bytes = int(shard_mb * 1e6) if shard_mb else None
     options: dict[str, Any] = {"val_share": val_share, "size": size, "shard_bytes": shard_bytes, "seed": seed}
@@ -56,7 +56,7 @@ def pack(
 
 def index(url: Annotated[str, typer.Argument(help="where the shards lie")], as_json: Json = False) -> None:
     """Index shards that somebody else wrote."""
-    from data_pipeline.index import build_index
+    from data_pipeline.shards.dataset import build_index
 
     with bar("indexing", as_json) as progress:
         facts = build_index(url, progress=progress)
@@ -74,7 +74,7 @@ def verify(
     if _is_run(url):
         problems = _verify_run(url)
     else:
-        from data_pipeline.verify import verify as run_verify
+        from data_pipeline.shards.verify import verify as run_verify
 
         with bar("verifying", as_json) as progress:
             problems = [str(problem) for problem in run_verify(url, progress=progress).problems]

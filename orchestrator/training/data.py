@@ -9,9 +9,9 @@ import torch
 
 from data_pipeline.augment import Recipe
 from data_pipeline.eval_loader import EvalLoader
-from data_pipeline.index import Dataset
 from data_pipeline.loader import Loader
 from data_pipeline.order import Order, owned_slots
+from data_pipeline.shards.dataset import Dataset
 from orchestrator.errors import WrongData
 from orchestrator.frozen import DataFacts, Frozen
 from orchestrator.training.engine import Place

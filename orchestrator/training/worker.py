@@ -33,7 +33,7 @@ _PEER_SIGNS = (
 
 def preload() -> None:
     """Import what main() would, so that processes forked off this one need not."""
-    import data_pipeline.storage_s3_client  # noqa: F401
+    import data_pipeline.storage.s3_client  # noqa: F401
     from orchestrator.training import contact, data, engine, evaluate, loop, restore, snapshot  # noqa: F401
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clusters import local
-from data_pipeline.pack import pack
+from data_pipeline.packing.pack import pack
 from tests.ceph import Gateway
 from tests.chaos import memory
 from tests.chaos.arena import STORE_KINDS, Arena, LocalArena

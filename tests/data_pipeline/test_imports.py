@@ -8,7 +8,7 @@ import sys
 
 def test_stores_index_and_pack_import_neither_torch_nor_boto3() -> None:
     code = (
-        "import sys, data_pipeline.index, data_pipeline.pack, data_pipeline.storage, data_pipeline.verify\n"
+        "import sys, data_pipeline.shards.dataset, data_pipeline.packing.pack, data_pipeline.storage, data_pipeline.shards.verify\n"
         "print(sorted({'torch', 'boto3', 'webdataset', 'sklearn', 'ray'} & set(sys.modules)))"
     )
     done = subprocess.run(

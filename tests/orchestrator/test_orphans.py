@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from data_pipeline.storage import open_store
-from data_pipeline.storage_local import TEMP
+from data_pipeline.storage.local import TEMP
 from orchestrator.checkpoints import collect_orphans, folder
 from orchestrator.run_log import Entry
 

@@ -43,7 +43,7 @@ def test_resources_that_are_none_are_refused(word: str) -> None:
 @pytest.fixture
 def small(tmp_path: Path, rclone_store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[Small]:
     """A small run in a bucket, and a cluster whose machines have the credentials: a durable head, one node."""
-    from data_pipeline.pack import pack
+    from data_pipeline.packing.pack import pack
 
     pack("sklearn:digits", str(tmp_path / "digits"))
     _set(monkeypatch, rclone_store.env)

@@ -12,7 +12,7 @@ import pytest
 import webdataset
 from PIL import Image
 
-from data_pipeline.index import Dataset, build_index
+from data_pipeline.shards.dataset import Dataset, build_index
 from data_pipeline.storage import Store
 
 MakeSet = Callable[..., Dataset]

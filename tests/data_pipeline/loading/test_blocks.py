@@ -11,7 +11,7 @@ import pytest
 from data_pipeline import blocks
 from data_pipeline.blocks import BlockFetcher, CorruptBlock
 from data_pipeline.decode import decode
-from data_pipeline.index import Dataset
+from data_pipeline.shards.dataset import Dataset
 
 
 def flipped(data: bytes, at: int) -> bytes:

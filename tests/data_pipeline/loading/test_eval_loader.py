@@ -12,7 +12,7 @@ import torch
 from data_pipeline.augment import Recipe
 from data_pipeline.bad_samples import TooManyBadSamples
 from data_pipeline.eval_loader import EvalLoader
-from data_pipeline.index import Dataset
+from data_pipeline.shards.dataset import Dataset
 
 MakeSet = Callable[..., Dataset]
 RECIPE = Recipe(8, "resize")

@@ -14,9 +14,9 @@ from data_pipeline import loader as loader_module
 from data_pipeline.augment import Recipe
 from data_pipeline.bad_samples import TooManyBadSamples
 from data_pipeline.blocks import CorruptBlock
-from data_pipeline.index import Dataset
 from data_pipeline.loader import Batch, Loader
 from data_pipeline.order import Geometry, Order, owned_slots
+from data_pipeline.shards.dataset import Dataset
 
 MakeSet = Callable[..., Dataset]
 B, M_SIZE = 12, 2

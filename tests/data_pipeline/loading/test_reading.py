@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_pipeline.index import Dataset
 from data_pipeline.reading import BlockReader, ResidentReader
+from data_pipeline.shards.dataset import Dataset
 
 
 def test_every_block_is_read_once(make_set: Callable[..., Dataset], through: Callable[..., Any]) -> None:

@@ -19,10 +19,10 @@ from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from typing import Any, TypeVar
 
-from data_pipeline import storage_s3_uploads as uploads
 from data_pipeline.errors import NotFound, StoreError, Unavailable
-from data_pipeline.storage_s3_client import S3Client, Taken, Unsupported
-from data_pipeline.storage_types import (
+from data_pipeline.storage import s3_uploads as uploads
+from data_pipeline.storage.s3_client import S3Client, Taken, Unsupported
+from data_pipeline.storage.types import (
     Bytes,
     Honours,
     ObjectInfo,

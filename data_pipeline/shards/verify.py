@@ -18,11 +18,11 @@ from typing import Any
 import google_crc32c
 
 from data_pipeline.errors import BadDataset, NotFound
-from data_pipeline.index import Dataset
-from data_pipeline.index_build import READERS, ByteTeller, Progress
-from data_pipeline.index_format import SampleTable, Shard
-from data_pipeline.scan import LABEL, NAME
-from data_pipeline.tars import WINDOW_BYTES, ShardReader, SpanSource, members
+from data_pipeline.shards.build import READERS, ByteTeller, Progress
+from data_pipeline.shards.dataset import Dataset
+from data_pipeline.shards.format import SampleTable, Shard
+from data_pipeline.shards.scan import LABEL, NAME
+from data_pipeline.shards.tars import WINDOW_BYTES, ShardReader, SpanSource, members
 
 
 @dataclass(frozen=True, slots=True)

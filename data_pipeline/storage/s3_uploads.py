@@ -13,8 +13,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from data_pipeline.errors import NotFound, StoreError
-from data_pipeline.storage_s3_client import S3Client, Unsupported
-from data_pipeline.storage_types import Bytes, ObjectInfo, check_total
+from data_pipeline.storage.s3_client import S3Client, Unsupported
+from data_pipeline.storage.types import Bytes, ObjectInfo, check_total
 
 PARTS_IN_FLIGHT = 4
 

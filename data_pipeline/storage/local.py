@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NoReturn, TypeVar
 
 from data_pipeline.errors import AccessDenied, NotFound, StoreError, Unavailable
-from data_pipeline.storage_types import (
+from data_pipeline.storage.types import (
     Bytes,
     Honours,
     ObjectInfo,

@@ -13,8 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from data_pipeline.errors import BadDataset
-from data_pipeline.index_format import INDEX, LABEL_EXT, dump_index, index_json
-from data_pipeline.scan import ScannedShard, scan_shard
+from data_pipeline.shards.format import INDEX, LABEL_EXT, dump_index, index_json
+from data_pipeline.shards.scan import ScannedShard, scan_shard
 from data_pipeline.storage import ObjectInfo, Store, open_store
 
 Progress = Callable[[int, int], None]  # (done, total) bytes

@@ -23,12 +23,12 @@ from typing import IO, Any, TypeVar
 import numpy as np
 
 from data_pipeline.errors import BadDataset
-from data_pipeline.index_build import summarize
-from data_pipeline.index_format import INDEX, LABEL_EXT, dump_index
-from data_pipeline.scan import ScannedShard, scan_shard
-from data_pipeline.sources import Item, Source, open_source
+from data_pipeline.packing.sources import Item, Source, open_source
+from data_pipeline.shards.build import summarize
+from data_pipeline.shards.format import INDEX, LABEL_EXT, dump_index
+from data_pipeline.shards.scan import ScannedShard, scan_shard
 from data_pipeline.storage import ObjectInfo, Store, open_store
-from data_pipeline.storage_local import LocalStore
+from data_pipeline.storage.local import LocalStore
 
 A = TypeVar("A")
 B = TypeVar("B")

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from data_pipeline.errors import BadDataset
-from data_pipeline.index_format import IMAGE_EXTS
+from data_pipeline.shards.format import IMAGE_EXTS
 
 DIGITS = "sklearn:digits"
 DIGITS_SIDE, DIGITS_VAL_SHARE, DIGITS_SHARD_BYTES = 32, 0.2, 600 << 10

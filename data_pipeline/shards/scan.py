@@ -20,9 +20,9 @@ import google_crc32c
 import numpy as np
 
 from data_pipeline.errors import BadDataset
-from data_pipeline.index_format import IMAGE_EXTS, LABEL_EXT, MAX_SPAN_BYTES, SampleTable, Shard
-from data_pipeline.storage_types import ObjectInfo, Store
-from data_pipeline.tars import LINKS, REGULAR, SPARSE, Member, ShardReader, members
+from data_pipeline.shards.format import IMAGE_EXTS, LABEL_EXT, MAX_SPAN_BYTES, SampleTable, Shard
+from data_pipeline.shards.tars import LINKS, REGULAR, SPARSE, Member, ShardReader, members
+from data_pipeline.storage.types import ObjectInfo, Store
 
 NAME = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")  # webdataset's rule: key, extension
 META = re.compile(r"__[^/]*__($|/)")

@@ -21,8 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from data_pipeline.errors import BadDataset, NotFound
-from data_pipeline.index_build import build_index
-from data_pipeline.index_format import INDEX, SampleTable, Shard, parse_index
+from data_pipeline.shards.build import build_index
+from data_pipeline.shards.format import INDEX, SampleTable, Shard, parse_index
 from data_pipeline.storage import Store, open_store
 
 __all__ = ["BadDataset", "Dataset", "Shard", "Span", "build_index"]

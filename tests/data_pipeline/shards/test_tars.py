@@ -9,7 +9,7 @@ import tarfile
 import pytest
 
 from data_pipeline.errors import BadDataset
-from data_pipeline.tars import SpanSource, members
+from data_pipeline.shards.tars import SpanSource, members
 
 
 def make_tar(files: list[tuple[str, bytes]], tar_format: int = tarfile.USTAR_FORMAT) -> bytes:

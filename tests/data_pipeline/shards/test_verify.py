@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from data_pipeline.errors import BadDataset
-from data_pipeline.index import Dataset, build_index
-from data_pipeline.pack import pack
-from data_pipeline.verify import Problem, verify
+from data_pipeline.packing.pack import pack
+from data_pipeline.shards.dataset import Dataset, build_index
+from data_pipeline.shards.verify import Problem, verify
 
 
 @pytest.fixture

@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 
 from data_pipeline.errors import BadDataset
-from data_pipeline.index import Dataset, build_index
-from data_pipeline.index_format import LABEL_EXT
-from data_pipeline.pack import pack
-from data_pipeline.tars import SpanSource, members
-from data_pipeline.verify import verify
+from data_pipeline.packing.pack import pack
+from data_pipeline.shards.dataset import Dataset, build_index
+from data_pipeline.shards.format import LABEL_EXT
+from data_pipeline.shards.tars import SpanSource, members
+from data_pipeline.shards.verify import verify
 
 
 def unpacked(data: Dataset) -> list[dict[str, bytes]]:

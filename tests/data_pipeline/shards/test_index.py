@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from data_pipeline.errors import BadDataset
-from data_pipeline.index import Dataset, build_index
+from data_pipeline.shards.dataset import Dataset, build_index
 from data_pipeline.storage import open_store
 
 File = tuple[str, bytes]

@@ -19,7 +19,7 @@ from typing import Protocol
 import google_crc32c
 
 from data_pipeline.errors import BadDataset
-from data_pipeline.storage_types import Store
+from data_pipeline.storage.types import Store
 
 BLOCK = 512
 WINDOW_BYTES = 8 << 20

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from data_pipeline.storage import AccessDenied, Store, StoreError, Unavailable, open_store
-from data_pipeline.storage_s3 import PART_BYTES
+from data_pipeline.storage.s3 import PART_BYTES
 from tests.data_pipeline.faulty_front import Fault, Front, serve
 
 pytestmark = pytest.mark.timeout(60)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from data_pipeline.storage import NotFound, StoreError, open_store
-from data_pipeline.storage_local import TEMP, LocalStore
+from data_pipeline.storage.local import TEMP, LocalStore
 
 WRITERS = 16
 

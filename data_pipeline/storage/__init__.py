@@ -14,8 +14,8 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from data_pipeline.errors import AccessDenied, NotFound, StoreError, Unavailable
-from data_pipeline.storage_local import LocalStore
-from data_pipeline.storage_types import Bytes, Honours, ObjectInfo, Store, join_prefix
+from data_pipeline.storage.local import LocalStore
+from data_pipeline.storage.types import Bytes, Honours, ObjectInfo, Store, join_prefix
 
 __all__ = [
     "AccessDenied",
@@ -69,8 +69,8 @@ def _open_s3(url: str, patience_s: float) -> Store:
         raise StoreError(f"cannot open {url!r}: it names no valid bucket. Use s3://bucket/prefix")
     if parts.query or parts.fragment:
         raise StoreError(f"cannot open {url!r}: '?' and '#' are not allowed in it. Use s3://bucket/prefix")
-    from data_pipeline.storage_s3 import S3Store  # boto3 takes a while to import; folders do not need it
-    from data_pipeline.storage_s3_client import S3Client
+    from data_pipeline.storage.s3 import S3Store  # boto3 takes a while to import; folders do not need it
+    from data_pipeline.storage.s3_client import S3Client
 
     return S3Store(S3Client(parts.netloc, patience_s=patience_s), join_prefix("", parts.path))
 
