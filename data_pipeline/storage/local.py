@@ -289,9 +289,14 @@ def _create_beside(path: Path) -> tuple[int, Path]:
     """A new file beside `path`, whose folder a delete may remove as empty between making and using it."""
     temp = path.with_name(f"{TEMP}{uuid.uuid4().hex}")
     for _ in range(100):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             return os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644), temp
+        except FileNotFoundError:
+            continue
+        except FileExistsError:  # a file is in the way, or a folder that vanished while mkdir looked at it
+            if path.parent.exists() and not path.parent.is_dir():
+                raise
     raise FileNotFoundError(errno.ENOENT, "the folder vanishes as often as it is made", str(path.parent))
 
 
