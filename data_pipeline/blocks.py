@@ -20,6 +20,7 @@ from webdataset.tariterators import group_by_keys, tar_file_iterator
 
 from data_pipeline.errors import BadDataset
 from data_pipeline.shards.dataset import Dataset, Span
+from data_pipeline.shards.labels import BadLabel
 from data_pipeline.storage.types import FETCH_AGAIN_S
 
 LARGEST_GET = 16_000_000  # bytes; longer runs of samples are read in several GETs
@@ -30,10 +31,10 @@ class CorruptBlock(BadDataset):
 
 
 class Sample(NamedTuple):
-    """One sample as it is stored: the encoded image and its class."""
+    """One sample as it is stored: the encoded image and its classes, at least one."""
 
     image: bytes
-    label: int
+    labels: tuple[int, ...]
 
 
 class BlockFetcher:
@@ -62,13 +63,17 @@ class BlockFetcher:
 
     def _sample(self, span: Span, j: int, fields: dict[str, bytes]) -> Sample:
         images = [name for name in fields if name in self._image_exts]
-        label = fields.get(self._dataset.label_ext)
+        labels = self._dataset.labels
+        label = fields.get(labels.rule.ext)
         if len(images) != 1 or label is None:
             raise CorruptBlock(
                 f"{self._where(span, j)}: its members are {', '.join(fields)}; one image and one label "
-                f"({self._dataset.label_ext}) are needed; run `mixer index` again"
+                f"({labels.rule.ext}) are needed; run `mixer index` again"
             )
-        return Sample(fields[images[0]], int(label))
+        try:
+            return Sample(fields[images[0]], labels.numbers(label))
+        except BadLabel as error:
+            raise CorruptBlock(f"{self._where(span, j)}: {error}; run `mixer index` again") from None
 
     def _proven_bytes(self, span: Span) -> bytes:
         """The bytes from the first to the last sample of a span, each sample equal to its CRC32C."""

@@ -22,13 +22,14 @@ from data_pipeline.bad_samples import BadSample, BadSamples
 from data_pipeline.blocks import BlockFetcher
 from data_pipeline.decode import Undecodable, decode
 from data_pipeline.shards.dataset import Dataset
+from data_pipeline.targets import empty_labels, put_labels
 
 CHUNK_BYTES = 4_000_000
 AHEAD = 2  # batches made ahead
 
 
 class EvalBatch(NamedTuple):
-    """images uint8 [m, H, W, 3], labels int64 [m], real bool [m]: False for what only fills the batch."""
+    """images uint8 [m, H, W, 3], labels int64 [m] or [m, L] (targets.py), real bool [m]: False for what only fills the batch."""
 
     images: torch.Tensor
     labels: torch.Tensor
@@ -89,7 +90,7 @@ class EvalLoader:
         m, size = self._micro_batch, self._recipe.image_size
         batch = EvalBatch(
             torch.zeros((m, size, size, 3), dtype=torch.uint8),
-            torch.zeros(m, dtype=torch.int64),
+            empty_labels(m, self._dataset.labels_per_sample),
             torch.zeros(m, dtype=torch.bool),
         )
         first = min(self._stop, self._first + number * m)
@@ -111,7 +112,8 @@ class EvalLoader:
             except Undecodable as error:
                 bad.append(BadSample(-1, first + j, -1, str(error)))
                 continue
-            labels[place + j], real[place + j] = sample.label, True
+            put_labels(labels, place + j, sample.labels)
+            real[place + j] = True
         return bad
 
 

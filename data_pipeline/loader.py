@@ -26,6 +26,7 @@ from data_pipeline.feistel import Ints
 from data_pipeline.order import Order, Window
 from data_pipeline.reading import BlockReader, Reader, ResidentReader
 from data_pipeline.shards.dataset import Dataset
+from data_pipeline.targets import empty_labels, put_labels
 
 CHUNK = 8  # images a thread makes in one go
 SCOUT_STEPS = 3  # steps, at least, whose bytes are announced before their images are made
@@ -37,7 +38,7 @@ SUBSTITUTES = 64  # tries for one item before the data set is given up
 
 @dataclass
 class MicroBatch:
-    """One slot of a step: images uint8 [m, H, W, 3]; labels, items, delivered sample ids int64 [m]."""
+    """One slot of a step: images uint8 [m, H, W, 3]; labels int64 [m] or [m, L] (targets.py); items and delivered sample ids int64 [m]."""
 
     slot: int
     images: torch.Tensor
@@ -95,7 +96,7 @@ class Loader:
         self._batch, self._micro_batch, self._slots = batch, micro_batch, slots
         self._skip = frozenset(at for at in skip if at >= position)
         self._first_position = position
-        self._prefetch = max(1, prefetch)
+        self._prefetch, self._labels_per_sample = max(1, prefetch), dataset.labels_per_sample
         self._bad = BadSamples(bad_share, order.geometry.samples, dataset.url, on_bad)
         self._reader = _open_reader(dataset, order, len(slots), batch // micro_batch)
         workers = threads if dataset.mean_bytes > SMALL_BYTES else 1
@@ -206,7 +207,7 @@ class Loader:
         for place, slot in enumerate(self._slots):
             part = slice(place * m, (place + 1) * m)
             images = torch.empty((m, size, size, 3), dtype=torch.uint8, pin_memory=self._pin)
-            labels = torch.empty(m, dtype=torch.int64)
+            labels = empty_labels(m, self._labels_per_sample)
             micro = MicroBatch(slot, images, labels, items[part], ids[part].copy())
             step.batch.micro_batches.append(micro)
             for begin in range(0, m, CHUNK):
@@ -219,15 +220,16 @@ class Loader:
         bad: list[BadSample] = []
         for j in range(begin, end):
             item = int(micro.items[j])
-            pixels, labels[j], micro.ids[j] = self._decoded(item, int(micro.ids[j]), bad)
+            pixels, own, micro.ids[j] = self._decoded(item, int(micro.ids[j]), bad)
+            put_labels(labels, j, own)
             self._recipe.train(pixels, images[j], seed=self._order.geometry.seed, item=item)
         return bad
 
-    def _decoded(self, item: int, own: int, bad: list[BadSample]) -> tuple[Pixels, int, int]:
-        """Pixels, label and id of the item's sample, or of the first of its successors that decodes."""
+    def _decoded(self, item: int, own: int, bad: list[BadSample]) -> tuple[Pixels, tuple[int, ...], int]:
+        """Pixels, labels and id of the item's sample, or of the first of its successors that decodes."""
         sample = self._reader.take(own)
         try:
-            return decode(sample.image), sample.label, own
+            return decode(sample.image), sample.labels, own
         except Undecodable as error:
             failed = [(own, str(error))]
         for substitute, _ in zip(self._order.successors(item), range(SUBSTITUTES), strict=False):
@@ -238,7 +240,7 @@ class Loader:
                 failed.append((substitute, str(error)))
                 continue
             bad += [BadSample(item, each, substitute, why) for each, why in failed]
-            return pixels, sample.label, substitute
+            return pixels, sample.labels, substitute
         raise TooManyBadSamples(
             f"item {item}: sample {own} does not decode ({failed[0][1]}), nor do {len(failed) - 1} that "
             "could stand in for it; run `mixer verify` on the data set"

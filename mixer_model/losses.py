@@ -1,9 +1,11 @@
 """Losses, one number per sample, and the targets they take.
 
-    logits [B,K], targets (int64 [B] classes, or float [B,K] shares) -> loss float32 [B]
+    logits [B,K], targets -> loss float32 [B]
 
-One per sample and not a mean, because who averages must know the global batch. Computed in fp32 whatever the
-logits are. Mixup mixes a micro-batch with itself rolled by one, as big_vision does; its weight comes from
+Targets are classes int64 [B], several classes a sample int64 [B,L] with -1 for none, or shares float [B,K].
+Of several classes each has an equal share of the softmax's target and a full one of the sigmoids'. One loss
+per sample and not a mean, because who averages must know the global batch. Computed in fp32 whatever the logits
+are. Mixup mixes a micro-batch with itself rolled by one, as big_vision does; its weight comes from
 `draws.mixup_lambda`.
 """
 
@@ -18,9 +20,11 @@ from torch.nn import functional as F
 
 
 def softmax_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross entropy of the softmax, [B]. `targets` are classes int64 [B] or shares float [B,K]."""
+    """Cross entropy of the softmax, [B]. `targets` are classes int64 [B] or [B,L], or shares float [B,K]."""
     _check(logits, targets)
     wanted = targets.float() if targets.is_floating_point() else targets
+    if targets.ndim == 2 and not targets.is_floating_point():
+        wanted = F.normalize(multi_hot(targets, logits.shape[1]), p=1.0, dim=1)
     return F.cross_entropy(logits.float(), wanted, reduction="none")
 
 
@@ -28,7 +32,8 @@ def sigmoid_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """Cross entropy of one sigmoid per class, summed over classes, [B]. Targets as in
     `softmax_cross_entropy`."""
     _check(logits, targets)
-    wanted = targets.float() if targets.is_floating_point() else one_hot(targets, logits.shape[1])
+    hot = one_hot if targets.ndim == 1 else multi_hot
+    wanted = targets.float() if targets.is_floating_point() else hot(targets, logits.shape[1])
     return F.binary_cross_entropy_with_logits(logits.float(), wanted, reduction="none").sum(dim=1)
 
 
@@ -42,6 +47,19 @@ LOSSES: Final[dict[str, Callable[[Tensor, Tensor], Tensor]]] = {
 def one_hot(targets: Tensor, classes: int) -> Tensor:
     """Classes int64 [B] as shares float32 [B,classes]."""
     return F.one_hot(targets, classes).to(torch.float32)
+
+
+def multi_hot(targets: Tensor, classes: int) -> Tensor:
+    """Classes int64 [B,L], -1 for none, as float32 [B,classes]: 1 for each that a sample has."""
+    room = torch.zeros(len(targets), classes + 1, device=targets.device)
+    room.scatter_(1, torch.where(targets < 0, classes, targets), 1.0)
+    return room[:, :classes]
+
+
+def is_right(logits: Tensor, targets: Tensor) -> Tensor:
+    """Whether the likeliest class is one of the sample's, bool [B]. `targets` int64 [B] or [B,L]."""
+    found = logits.argmax(1)
+    return found == targets if targets.ndim == 1 else (found[:, None] == targets).any(1)
 
 
 def mixup(images: Tensor, targets: Tensor, weight: float) -> tuple[Tensor, Tensor]:
@@ -63,9 +81,10 @@ def _mix(values: Tensor, weight: float) -> Tensor:
 
 
 def _check(logits: Tensor, targets: Tensor) -> None:
-    wanted = logits.shape if targets.is_floating_point() else logits.shape[:1]
-    if logits.ndim != 2 or targets.shape != wanted:
+    shares = targets.is_floating_point()
+    fits = targets.shape == logits.shape if shares else targets.ndim <= 2 and len(targets) == len(logits)
+    if logits.ndim != 2 or not fits:
         raise ValueError(
             f"logits are {list(logits.shape)} and targets {targets.dtype} {list(targets.shape)}; "
-            "allowed: logits [B,K] with classes int64 [B] or shares float [B,K]"
+            "allowed: logits [B,K] with classes int64 [B] or [B,L], or shares float [B,K]"
         )

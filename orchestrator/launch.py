@@ -153,7 +153,7 @@ def _facts(url: str, classes: int) -> DataFacts:
         dataset = Dataset.open(url)
     except StoreError as error:
         raise UserError(f"data at {url}: {error}") from None
-    if dataset.max_label is not None and dataset.max_label >= classes:
+    if dataset.max_label >= classes:
         raise UserError(
             f"data at {url} has label {dataset.max_label}; model.classes is {classes}, and labels begin with 0"
         )

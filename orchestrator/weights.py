@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from mixer_model import interop
+from mixer_model.losses import is_right
 from mixer_model.mixer import Mixer, to_input
 from orchestrator import checkpoints
 from orchestrator.errors import UserError
@@ -47,8 +48,8 @@ def evaluate_run(run: Run) -> dict[str, Any]:
     for images, labels, real in evaluation_batches(
         frozen, open_dataset(frozen.spec.data.val, frozen.val), Place(0, 1, device)
     ):
-        found = model(to_input(images.to(device))).argmax(1).cpu()
-        right += int(((found == labels) & real).sum())
+        logits = model(to_input(images.to(device))).cpu()
+        right += int((is_right(logits, labels) & real).sum())
         seen += int(real.sum())
     return {"run": run.name, "step": step, "samples": seen, "accuracy": right / seen}
 

@@ -25,7 +25,7 @@ import numpy as np
 from data_pipeline.errors import BadDataset
 from data_pipeline.packing.sources import Item, Source, open_source
 from data_pipeline.shards.build import summarize
-from data_pipeline.shards.format import INDEX, LABEL_EXT, dump_index
+from data_pipeline.shards.format import INDEX, dump_index
 from data_pipeline.shards.scan import ScannedShard, scan_shard
 from data_pipeline.storage import ObjectInfo, Store, open_store
 from data_pipeline.storage.local import LocalStore
@@ -185,7 +185,7 @@ def _write_tar(file: IO[bytes], items: Iterator[tuple[int, Item]], source: Sourc
     writer = TarWriter(file, encoder=False, mtime=MTIME)
     with ThreadPoolExecutor(CHECKERS) as pool:
         for number, ext, image, label in _bounded_map(pool, ready, items):
-            writer.write({"__key__": f"{number:09d}", ext: image, LABEL_EXT: b"%d" % label})
+            writer.write({"__key__": f"{number:09d}", ext: image, "cls": b"%d" % label})
             tell.one()
     writer.close()
 

@@ -13,7 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from data_pipeline.errors import BadDataset
-from data_pipeline.shards.format import INDEX, LABEL_EXT, dump_index, index_json
+from data_pipeline.shards.format import INDEX, Contents, Shards, dump_index, index_json
+from data_pipeline.shards.labels import LabelRule, Labels
 from data_pipeline.shards.scan import ScannedShard, scan_shard
 from data_pipeline.storage import ObjectInfo, Store, open_store
 
@@ -28,42 +29,42 @@ def build_index(
     progress: Progress | None = None,
     *,
     classes: Sequence[str] | None = None,
-    label_ext: str = LABEL_EXT,
+    label: str = "cls",
 ) -> dict[str, Any]:
-    """Writes the index of the `*.tar` directly under `url` and returns it, with `skipped` (members) added.
+    """Writes the index of the `*.tar` directly under `url` and returns it.
 
     `progress` is told (bytes read, bytes in all). Raises BadDataset naming shard, key and byte, and
     StoreError.
     """
-    store = open_store(url)
+    store, rule = open_store(url), LabelRule.parse(label)
     infos = shards_at(store)
     tell = ByteTeller(progress, sum(info.size for info in infos))
     with ThreadPoolExecutor(READERS) as pool:
-        scanned = list(pool.map(lambda info: scan_shard(store, info, label_ext, tell.add), infos))
+        scanned = list(pool.map(lambda info: scan_shard(store, info, rule, tell.add), infos))
     for one in scanned:
         store.put(one.shard.idx_name, one.idx)
-    index = summarize(scanned, classes, label_ext)
+    index = summarize(scanned, classes, rule)
     store.put(INDEX, dump_index(index))
-    return index | {"skipped": sum(one.skipped for one in scanned)}
+    return index
 
 
 def summarize(
-    scanned: Sequence[ScannedShard], classes: Sequence[str] | None, label_ext: str = LABEL_EXT
+    scanned: Sequence[ScannedShard],
+    classes: Sequence[str] | None,
+    rule: LabelRule = LabelRule(),  # noqa: B008  (frozen)
 ) -> dict[str, Any]:
-    """The content of index.json for scanned shards in order. Raises BadDataset for a label without class."""
-    max_label = max((one.max_label for one in scanned), default=-1)
-    if max_label < 0:
-        raise BadDataset("the shards hold no sample")
-    if classes is not None and max_label >= len(classes):
-        raise BadDataset(f"there is a label {max_label}, but only {len(classes)} classes are named")
-    return index_json(
-        [one.shard for one in scanned],
-        span_bytes=sum(int(one.table.lengths.sum()) for one in scanned),
-        classes=classes,
-        max_label=max_label,
-        label_ext=label_ext,
-        image_exts=sorted(set().union(*(one.image_exts for one in scanned))),
-    )
+    """The content of index.json for scanned shards in order. Labels that are names become classes, in alphabetical order.
+
+    Raises BadDataset for a label without class.
+    """
+    contents = Contents()
+    for one in scanned:
+        contents.add(one.contents)
+    if classes is None and contents.names:
+        classes = sorted(contents.names)
+    shards = Shards.of(one.shard for one in scanned)
+    span_bytes = sum(int(one.table.lengths.sum()) for one in scanned)
+    return index_json(shards, contents, Labels(rule, classes), span_bytes=span_bytes, where={})
 
 
 class ByteTeller:

@@ -10,11 +10,8 @@ Does not read shards: that is `blocks`' work, and `verify`'s.
 from __future__ import annotations
 
 import threading
-from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -22,7 +19,8 @@ import numpy.typing as npt
 
 from data_pipeline.errors import BadDataset, NotFound
 from data_pipeline.shards.build import build_index
-from data_pipeline.shards.format import INDEX, SampleTable, Shard, parse_index
+from data_pipeline.shards.format import INDEX, SampleTable, Shard, Shards, parse_index
+from data_pipeline.shards.labels import Labels
 from data_pipeline.storage import Store, open_store
 
 __all__ = ["BadDataset", "Dataset", "Shard", "Span", "build_index"]
@@ -49,17 +47,16 @@ class Span:
 class Dataset:
     """The samples under a url, numbered 0..samples-1. Safe to use from several threads."""
 
-    def __init__(self, store: Store, index: dict[str, Any], shards: Sequence[Shard]) -> None:
+    def __init__(self, store: Store, index: dict[str, Any], shards: Shards, labels: Labels) -> None:
         self.store = store
-        self.shards = list(shards)
+        self.shards = shards
+        self.labels = labels
         self.samples: int = index["samples"]
         self.bytes: int = index["bytes"]
         self.digest: str = index["digest"]
-        self.classes: list[str] | None = index["classes"]
-        self.max_label: int | None = index.get("max_label")
-        self.label_ext: str = index["label_ext"]
+        self.max_label: int = index["max_label"]
+        self.labels_per_sample: int = index["labels_per_sample"]
         self.image_exts: list[str] = index["image_exts"]
-        self._firsts = [0, *accumulate(shard.samples for shard in self.shards)]
         self._tables: OrderedDict[int, SampleTable] = OrderedDict()
         self._cached_samples = 0
         self._lock = threading.Lock()
@@ -81,6 +78,11 @@ class Dataset:
         return self.store.url
 
     @property
+    def classes(self) -> list[str] | None:
+        """The names of the classes in the order of their numbers, where they have names."""
+        return None if self.labels.classes is None else list(self.labels.classes)
+
+    @property
     def mean_bytes(self) -> float:
         """Bytes of a sample's span, on average."""
         return self.bytes / max(1, self.samples)
@@ -94,22 +96,22 @@ class Dataset:
         found, end = [], first + count
         while first < end:
             shard = self.shard_of(first)
-            begin = self._firsts[shard]
-            stop = min(end, self._firsts[shard + 1])
+            begin = self.first_of(shard)
+            stop = min(end, self.first_of(shard + 1))
             part = slice(first - begin, stop - begin)
             table = self.table(shard)
-            key = self.shards[shard].name
+            key = self.shards.names[shard]
             found.append(Span(shard, key, first, table.offsets[part], table.lengths[part], table.crcs[part]))
             first = stop
         return found
 
     def shard_of(self, sample: int) -> int:
         """The number of the shard that holds a sample."""
-        return bisect_right(self._firsts, sample) - 1
+        return int(np.searchsorted(self.shards.firsts, sample, side="right")) - 1
 
     def first_of(self, shard: int) -> int:
         """The number of a shard's first sample."""
-        return self._firsts[shard]
+        return int(self.shards.firsts[shard])
 
     def table(self, shard: int) -> SampleTable:
         """Where a shard's samples lie; fetched when first needed, the least used dropped when they grow."""

@@ -15,18 +15,19 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import google_crc32c
 import numpy as np
 
 from data_pipeline.errors import BadDataset
-from data_pipeline.shards.format import IMAGE_EXTS, LABEL_EXT, MAX_SPAN_BYTES, SampleTable, Shard
+from data_pipeline.shards.format import IMAGE_EXTS, MAX_SPAN_BYTES, Contents, SampleTable, Shard
+from data_pipeline.shards.labels import BadLabel, LabelRule
 from data_pipeline.shards.tars import LINKS, REGULAR, SPARSE, Member, ShardReader, members
 from data_pipeline.storage.types import ObjectInfo, Store
 
 NAME = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")  # webdataset's rule: key, extension
 META = re.compile(r"__[^/]*__($|/)")
-LABEL = re.compile(rb"\s*([0-9]{1,9})\s*")
 
 
 @dataclass
@@ -36,9 +37,7 @@ class ScannedShard:
     shard: Shard
     table: SampleTable
     idx: bytes
-    image_exts: set[str]
-    max_label: int
-    skipped: int
+    contents: Contents
 
     def with_etag(self, etag: str) -> ScannedShard:
         """The same, for the copy of the shard that has this ETag."""
@@ -53,7 +52,7 @@ class _Sample:
     start: int
     length: int = 0
     crc: int = 0
-    label: int = -1
+    labels: int = 0
     exts: list[str] = field(default_factory=list)
     gap: bytes = b""
 
@@ -68,41 +67,32 @@ class _Sample:
 def scan_shard(
     store: Store,
     info: ObjectInfo,
-    label_ext: str = LABEL_EXT,
+    rule: LabelRule = LabelRule(),  # noqa: B008  (frozen)
     on_bytes: Callable[[int], None] = lambda n: None,
 ) -> ScannedShard:
     """Reads one shard through. Raises BadDataset."""
     reader = ShardReader(store, info.key, info.size, on_bytes)
-    scan = _Scan(reader.where, label_ext)
+    scan = _Scan(reader.where, rule)
     samples = list(scan.samples(members(reader)))
     table = SampleTable(
         np.array([sample.start for sample in samples], np.int64),
         np.array([sample.length for sample in samples], np.int64),
         np.array([sample.crc for sample in samples], np.uint32),
     )
-    idx = table.to_bytes()
-    shard = Shard(
-        name=info.key,
-        size=info.size,
-        samples=len(samples),
-        etag=info.etag,
-        crc32c=reader.crc,
-        idx_name=f"{info.key}.idx",
-        idx_size=len(idx),
-        idx_sha256=hashlib.sha256(idx).hexdigest(),
-    )
-    max_label = max((sample.label for sample in samples), default=-1)
-    return ScannedShard(shard, table, idx, scan.image_exts, max_label, scan.skipped)
+    facts: dict[str, Any] = {"size": info.size, "crc32c": reader.crc, "label": str(rule)}
+    idx = table.to_bytes(facts | {"contents": scan.contents.to_json()})
+    sha256 = hashlib.sha256(idx).hexdigest()
+    shard = Shard(info.key, info.size, len(samples), info.etag, reader.crc, sha256)
+    return ScannedShard(shard, table, idx, scan.contents)
 
 
 class _Scan:
     """The samples of one shard, grouped and checked."""
 
-    def __init__(self, where: str, label_ext: str) -> None:
+    def __init__(self, where: str, rule: LabelRule) -> None:
         self.where = where
-        self.label_ext = label_ext
-        self.image_exts: set[str] = set()
-        self.skipped = 0
+        self.rule = rule
+        self.contents = Contents()
         self._seen: dict[str, frozenset[str]] = {}
 
     def samples(self, entries: Iterator[Member]) -> Iterator[_Sample]:
@@ -110,7 +100,7 @@ class _Scan:
         for member in entries:
             named = self._key_and_ext(member)
             if named is None:
-                self.skipped += 1
+                self.contents.skipped += 1
                 if current:
                     current.gap += member.raw
                 continue
@@ -146,15 +136,28 @@ class _Scan:
             raise self._bad(
                 sample.key, member.start, f"two members with the extension {ext!r}; keys must be unique"
             )
-        if ext == self.label_ext:
-            match = LABEL.fullmatch(member.data)
-            if match is None:
-                text = member.data[:20]
-                raise self._bad(
-                    sample.key, member.start, f"the label is {text!r}; a class number is allowed (0, 1, ...)"
-                )
-            sample.label = int(match[1])
+        if ext == self.rule.ext:
+            sample.labels = self._note_labels(sample.key, member)
         sample.add(ext, member)
+
+    def _note_labels(self, key: str, member: Member) -> int:
+        """How many labels the member holds."""
+        try:
+            labels = self.rule.raw(member.data)
+        except BadLabel as error:
+            raise self._bad(key, member.start, str(error)) from None
+        for label in labels:
+            if isinstance(label, str):
+                self.contents.names.add(label)
+            else:
+                self.contents.max_label = max(self.contents.max_label, label)
+        if self.contents.names and self.contents.max_label >= 0:
+            some = f"numbers (up to {self.contents.max_label}) and names (as {min(self.contents.names)!r})"
+            raise self._bad(
+                key, member.start, f"labels are {some} by now; they must be all one or all the other"
+            )
+        self.contents.labels_per_sample = max(self.contents.labels_per_sample, len(labels))
+        return len(labels)
 
     def _finished(self, sample: _Sample) -> _Sample:
         images = [ext for ext in sample.exts if ext in IMAGE_EXTS]
@@ -164,15 +167,15 @@ class _Scan:
             raise self._bad(
                 sample.key, sample.start, f"a sample with {len(images)} images; {have}; {wanted} is needed"
             )
-        if sample.label < 0:
+        if not sample.labels:
             raise self._bad(
-                sample.key, sample.start, f"a sample without label; {have}; {self.label_ext} is needed"
+                sample.key, sample.start, f"a sample without label; {have}; {self.rule.ext} is needed"
             )
         if sample.length > MAX_SPAN_BYTES:
             raise self._bad(
                 sample.key, sample.start, f"a sample of {sample.length} bytes; {MAX_SPAN_BYTES} are allowed"
             )
-        self.image_exts.update(images)
+        self.contents.image_exts.update(images)
         self._seen[sample.key] = frozenset(sample.exts)
         return sample
 

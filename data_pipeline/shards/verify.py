@@ -21,7 +21,8 @@ from data_pipeline.errors import BadDataset, NotFound
 from data_pipeline.shards.build import READERS, ByteTeller, Progress
 from data_pipeline.shards.dataset import Dataset
 from data_pipeline.shards.format import SampleTable, Shard
-from data_pipeline.shards.scan import LABEL, NAME
+from data_pipeline.shards.labels import BadLabel
+from data_pipeline.shards.scan import NAME
 from data_pipeline.shards.tars import WINDOW_BYTES, ShardReader, SpanSource, members
 
 
@@ -151,24 +152,19 @@ class _ShardCheck:
             for member in members(SpanSource(span, self.shard.name), whole=False):
                 match = NAME.match(member.name)
                 ext = match[2].lower() if match else ""
-                if ext == self.dataset.label_ext and self._bad_label(member.data):
-                    return f"the label {member.data[:20]!r} is no class of this data set"
+                if ext == self.dataset.labels.rule.ext:
+                    self.dataset.labels.numbers(member.data)
                 if ext in self.dataset.image_exts:
                     decode(member.data)
                 images += ext in self.dataset.image_exts
-                labels += ext == self.dataset.label_ext
-        except (BadDataset, Undecodable) as error:
+                labels += ext == self.dataset.labels.rule.ext
+        except (BadDataset, BadLabel, Undecodable) as error:
             return str(error)
         return (
             ""
             if (images, labels) == (1, 1)
             else f"holds {images} images and {labels} labels; one of each is needed"
         )
-
-    def _bad_label(self, data: bytes) -> bool:
-        match = LABEL.fullmatch(data)
-        classes = self.dataset.classes
-        return match is None or (classes is not None and int(match[1]) >= len(classes))
 
 
 def _key(span: bytes) -> str | None:

@@ -159,7 +159,7 @@ class Engine:
     ) -> torch.Tensor:
         """Add one micro-batch's gradient. Its mean loss (0-dim, fp32, on the device), or 0 where not `real`.
 
-        `images` uint8 [m, H, W, 3]; `labels` int64 [m]; `item` is the slot's first item, the key of its own random draws.
+        `images` uint8 [m, H, W, 3]; `labels` int64 [m] or [m, L]; `item` is the slot's first item, the key of its own random draws.
 
         Weights: with G micro-batches a worker, DeepSpeed divides by G and averages over W, so a real micro-batch gets G*W/M and the
         sum over all ranks is the mean over the step's M micro-batches, at any W.

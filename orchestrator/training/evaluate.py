@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from mixer_model.losses import is_right
 from orchestrator.training.contact import Contact
 from orchestrator.training.engine import Engine
 from orchestrator.training.pulse import Pulse
@@ -21,8 +22,8 @@ def evaluate(
 ) -> dict[str, Any] | None:
     """Top-1 accuracy and mean loss over all ranks' batches; None when told to leave meanwhile.
 
-    Collective: every rank brings the same number of batches. A batch is images uint8 [m, H, W, 3], labels int64 [m] and real bool [m];
-    where not real, a sample only fills the shape. Rank 0 brings `contact`.
+    Collective: every rank brings the same number of batches. A batch is images uint8 [m, H, W, 3], labels int64 [m] or [m, L] and
+    real bool [m]; where not real, a sample only fills the shape. Rank 0 brings `contact`.
     """
     right = losses = seen = 0.0
     began, look = time.monotonic(), 1  # the first batch after which ranks agree, and then about once a second
@@ -30,7 +31,7 @@ def evaluate(
         pulse.mark("evaluate", turn=number)
         logits = engine.logits(images)
         labels, real = labels.to(logits.device), real.to(logits.device)
-        right += float(((logits.argmax(1) == labels) & real).sum())
+        right += float((is_right(logits, labels) & real).sum())
         losses += float(torch.where(real, engine.losses(logits, labels), 0.0).double().sum())
         seen += float(real.sum())
         if number == look:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mixer_model.losses import LOSSES, mixup, one_hot, sigmoid_cross_entropy, softmax_cross_entropy
+from mixer_model.losses import LOSSES, is_right, mixup, one_hot, sigmoid_cross_entropy, softmax_cross_entropy
 
 LOGITS = torch.tensor([[2.0, -1.0, 0.5], [0.0, 0.0, 0.0]])
 CLASSES = torch.tensor([0, 2])
@@ -43,7 +43,7 @@ def test_bf16_logits_are_taken_in_fp32(name: str) -> None:
 
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize(
-    "targets", [torch.tensor([0]), torch.zeros(2, 4), torch.zeros(2, 3, dtype=torch.int64)]
+    "targets", [torch.tensor([0]), torch.zeros(2, 4), torch.zeros(2, 3, 1, dtype=torch.int64)]
 )
 def test_targets_of_another_shape_are_refused(name: str, targets: torch.Tensor) -> None:
     with pytest.raises(ValueError, match=r"logits are \[2, 3\] and targets .*; allowed: logits \[B,K\] with"):
@@ -75,3 +75,20 @@ def test_the_loss_of_a_mixture_is_the_mixture_of_losses() -> None:
     expected = 0.7 * F.cross_entropy(LOGITS, CLASSES, reduction="none")
     expected = expected + 0.3 * F.cross_entropy(LOGITS, CLASSES.roll(1), reduction="none")
     torch.testing.assert_close(softmax_cross_entropy(LOGITS, targets), expected)
+
+
+def test_several_classes_of_a_sample_share_the_target() -> None:
+    logits, several = torch.randn(3, 5), torch.tensor([[1, -1], [4, 0], [2, 3]])
+    shares = torch.tensor([[0.0, 1, 0, 0, 0], [0.5, 0, 0, 0, 0.5], [0, 0, 0.5, 0.5, 0]])
+    assert torch.equal(LOSSES["softmax"](logits, several), LOSSES["softmax"](logits, shares))
+    assert torch.equal(LOSSES["sigmoid"](logits, several), LOSSES["sigmoid"](logits, (shares > 0).float()))
+    for name in LOSSES:
+        torch.testing.assert_close(
+            LOSSES[name](logits, several[:1, :1].expand(3, 1)), LOSSES[name](logits, torch.ones(3).long())
+        )
+
+
+def test_a_sample_is_right_when_its_likeliest_class_is_one_of_its_own() -> None:
+    logits = torch.eye(3)
+    assert is_right(logits, torch.tensor([0, 2, 2])).tolist() == [True, False, True]
+    assert is_right(logits, torch.tensor([[1, 0], [-1, 2], [2, -1]])).tolist() == [True, False, True]

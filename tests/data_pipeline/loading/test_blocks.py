@@ -27,7 +27,7 @@ def test_samples_come_in_order_across_shards(make_set: Callable[..., Dataset]) -
     fetcher = BlockFetcher(make_set(31))
     samples = fetcher.fetch(5, 20)
     assert numbers(samples) == list(range(5, 25))
-    assert [sample.label for sample in samples] == [n % 10 for n in range(5, 25)]
+    assert [sample.labels[0] for sample in samples] == [n % 10 for n in range(5, 25)]
     assert (fetcher.gets, fetcher.retries) == (3, 0)
 
 

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import webdataset
 
 from data_pipeline import loader as loader_module
 from data_pipeline.augment import Recipe
 from data_pipeline.bad_samples import TooManyBadSamples
 from data_pipeline.blocks import CorruptBlock
+from data_pipeline.eval_loader import EvalLoader
 from data_pipeline.loader import Batch, Loader
 from data_pipeline.order import Geometry, Order, owned_slots
-from data_pipeline.shards.dataset import Dataset
+from data_pipeline.shards.dataset import Dataset, build_index
+from tests.data_pipeline.loading.conftest import image_bytes
 
 MakeSet = Callable[..., Dataset]
 B, M_SIZE = 12, 2
@@ -225,3 +229,21 @@ def test_close_joins_its_threads(make_set: MakeSet) -> None:
 def test_arguments_are_checked(make_set: MakeSet, wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         open_loader(make_set(61), **wrong)
+
+
+def test_samples_with_several_labels_fill_rows(tmp_path: Path) -> None:
+    names = [["cat", "dog"], ["eel"], ["dog", "eel", "cat"], ["cat"]]
+    with webdataset.TarWriter(str(tmp_path / "s.tar"), mtime=0) as writer:
+        for number, labels in enumerate(names):
+            writer.write({"__key__": f"{number}", "png": image_bytes(number), "json": {"labels": labels}})
+    build_index(str(tmp_path), label="json:labels")
+    dataset = Dataset.open(str(tmp_path))
+    assert (dataset.classes, dataset.labels_per_sample, dataset.max_label) == (["cat", "dog", "eel"], 3, 2)
+    (batch,) = take(
+        open_loader(dataset, Geometry(4, 1, 1, 1, seed=5), batch=4, micro_batch=4, slots=range(1)), 1
+    )
+    (micro,) = batch.micro_batches
+    wanted = {0: [0, 1, -1], 1: [2, -1, -1], 2: [1, 2, 0], 3: [0, -1, -1]}
+    assert micro.labels.tolist() == [wanted[i] for i in micro.ids.tolist()]
+    whole_set = EvalLoader(dataset, RECIPE, rank=0, world=1, micro_batch=4)
+    assert [b.labels.tolist() for b in whole_set] == [[wanted[i] for i in range(4)]]

@@ -21,7 +21,7 @@ def test_every_block_is_read_once(make_set: Callable[..., Dataset], through: Cal
     ids = np.random.default_rng(0).permutation(60)
     for part in ids.reshape(4, 15):
         reader.expect(part)
-    labels = [reader.take(int(i)).label for i in ids]
+    labels = [reader.take(int(i)).labels[0] for i in ids]
     reader.close()
     assert labels == (ids % 10).tolist()
     assert len(store.reads) <= 12 + 8  # a scattered order may push a block out at the hard limit
@@ -65,9 +65,9 @@ def test_what_is_coming_is_fetched_before_it_is_asked_for(
 
 def test_a_block_nobody_announced_is_read_all_the_same(make_set: Callable[..., Dataset]) -> None:
     reader = BlockReader(make_set(60), block=5, room=2)
-    assert reader.peek(59).label == 9
+    assert reader.peek(59).labels[0] == 9
     assert not reader._held
-    assert [reader.take(i).label for i in (3, 41, 7, 3)] == [3, 1, 7, 3]
+    assert [reader.take(i).labels[0] for i in (3, 41, 7, 3)] == [3, 1, 7, 3]
     reader.close()
 
 
@@ -94,7 +94,7 @@ def test_many_threads_get_the_same(make_set: Callable[..., Dataset], threads: in
     ids = np.random.default_rng(1).permutation(60)
     reader.expect(ids)
     with ThreadPoolExecutor(threads) as pool:
-        assert list(pool.map(lambda i: reader.take(int(i)).label, ids)) == (ids % 10).tolist()
+        assert list(pool.map(lambda i: reader.take(int(i)).labels[0], ids)) == (ids % 10).tolist()
     reader.close()
 
 
@@ -105,6 +105,6 @@ def test_a_resident_set_is_read_once_and_kept(
     store = through(dataset)
     reader = ResidentReader(dataset)
     for _ in range(3):
-        assert [reader.take(i).label for i in range(31)] == [i % 10 for i in range(31)]
+        assert [reader.take(i).labels[0] for i in range(31)] == [i % 10 for i in range(31)]
     assert len(store.reads) == 3
     reader.close()

@@ -13,7 +13,6 @@ from PIL import Image
 from data_pipeline.errors import BadDataset
 from data_pipeline.packing.pack import pack
 from data_pipeline.shards.dataset import Dataset, build_index
-from data_pipeline.shards.format import LABEL_EXT
 from data_pipeline.shards.tars import SpanSource, members
 from data_pipeline.shards.verify import verify
 
@@ -30,7 +29,7 @@ def unpacked(data: Dataset) -> list[dict[str, bytes]]:
 
 
 def labels(data: Dataset) -> list[int]:
-    return [int(one[LABEL_EXT]) for one in unpacked(data)]
+    return [int(one["cls"]) for one in unpacked(data)]
 
 
 def image_file(path: Path, colour: int, side: int = 24) -> None:
@@ -92,7 +91,7 @@ def test_a_folder_of_classes_goes_in_whole(tmp_path: Path, folder: Path) -> None
     assert sorted(labels(data)) == [0] * 6 + [1] * 6 + [2] * 6
     assert len(data.shards) > 2
     assert [one["path"] for one in summary["skipped"]] == ["bee/notes.txt", "notes.txt"]
-    stored = {(one["png"], int(one[LABEL_EXT])) for one in unpacked(data)}
+    stored = {(one["png"], int(one["cls"])) for one in unpacked(data)}
     wanted = {(path.read_bytes(), data.classes.index(path.parent.name)) for path in folder.rglob("*.png")}
     assert stored == wanted
     assert verify(data.url).ok

@@ -99,7 +99,7 @@ def test_bytes_that_match_but_do_not_decode_are_listed_if_asked(packed: Path) ->
     place = raw.index(b"IDAT")
     raw[place + 4 : place + 12] = b"\xff" * 8
     shard.write_bytes(raw)
-    build_index(str(packed), classes=["ant"] * 2)
+    build_index(str(packed), classes=["ant", "bee"])
     assert verify(str(packed), decode=False).ok
     (problem,) = verify(str(packed)).problems
     assert problem.sample == 0
