@@ -249,6 +249,10 @@ def _exact_range(response: Any, what: str, start: int, length: int) -> bytes:
         data = _whole_body(response)
     else:
         response["Body"].close()
+        if response["ContentRange"].startswith(f"bytes {start}-{start + length - 1}/"):
+            raise Unavailable(
+                f"{what}: a body of {response['ContentLength']} bytes came as {response['ContentRange']}"
+            )
     if len(data) != length:
         raise StoreError(f"{what}: bytes {start}+{length} were asked for, the object is shorter")
     return data
