@@ -17,7 +17,6 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.nn.functional import interpolate
 
 from data_pipeline.decode import Pixels
 from data_pipeline.randaugment import randaugment
@@ -65,16 +64,14 @@ class Recipe:
     def train(self, image: Pixels, out: Pixels, *, seed: int, item: int) -> None:
         """Writes the view of `image` [h, w, 3] for (seed, item) into `out` [image_size, image_size, 3]."""
         draws = keyed_draws(seed, item)
-        size = self.image_size
         if self.mode == "rrc":
             top, left, height, width = self._crop(image.shape[0], image.shape[1], draws)
             image = image[top : top + height, left : left + width]
-        view = resize(image, size, size, self.interpolation)
+        resize_into(out, image, self.interpolation)
         if self.flip and draws(1)[0] < 0.5:
-            view = view[:, ::-1]
+            mirror(out)
         if self.randaugment:
-            view = randaugment(view, *self.randaugment, draws)
-        out[...] = view
+            out[...] = randaugment(out, *self.randaugment, draws)
 
     def evaluate(self, image: Pixels, out: Pixels) -> None:
         """Writes the evaluation view of `image` into `out`: no random numbers, the centre in full.
@@ -84,7 +81,7 @@ class Recipe:
         height, width = image.shape[:2]
         size = self.image_size
         if self.mode == "resize" or max(height, width) <= size:
-            out[...] = resize(image, size, size, self.interpolation)
+            resize_into(out, image, self.interpolation)
             return
         short = int(size * EVAL_MARGIN)
         ratio = short / min(height, width)
@@ -125,14 +122,36 @@ def keyed_draws(seed: int, item: int) -> Draws:
 
 
 def resize(image: Pixels, height: int, width: int, how: Interpolation = "bilinear") -> Pixels:
-    """`image` [h, w, 3] at another size, antialiased. May return the image itself.
-
-    Runs on the calling thread alone and without the GIL: the copies, which torch would spread over threads,
-    are numpy's.
-    """
+    """`image` [h, w, 3] at another size, antialiased. May return the image itself."""
     if image.shape[:2] == (height, width):
         return image
+    out = np.empty((height, width, 3), np.uint8)
+    resize_into(out, image, how)
+    return out
+
+
+def resize_into(out: Pixels, image: Pixels, how: Interpolation = "bilinear") -> None:
+    """Fills `out` [height, width, 3] (contiguous) with `image` [h, w, 3] at that size, antialiased.
+
+    Runs on the calling thread alone and without the GIL: torch's kernel for uint8 does not spread over threads, and the
+    copies are numpy's. It is what `interpolate` calls, told where to write; that saves a third of its time.
+    """
+    if image.shape == out.shape:
+        out[...] = image
+        return
     source = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
-    scaled = interpolate(source, size=(height, width), mode=how, antialias=True, align_corners=False)
-    pixels: Pixels = scaled[0].permute(1, 2, 0).numpy()
-    return pixels
+    room = torch.from_numpy(out).permute(2, 0, 1)[None]
+    _KERNELS[how](source, list(out.shape[:2]), False, None, None, out=room)
+
+
+def mirror(image: Pixels) -> None:
+    """Turns `image` [h, w, 3] left to right, in place. By channels: numpy is four times as fast that way."""
+    before = image.copy()
+    for channel in range(3):
+        image[:, :, channel] = before[:, ::-1, channel]
+
+
+_KERNELS = {
+    "bilinear": torch.ops.aten._upsample_bilinear2d_aa.out,
+    "bicubic": torch.ops.aten._upsample_bicubic2d_aa.out,
+}

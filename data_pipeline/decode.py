@@ -23,6 +23,7 @@ Encoded = bytes | memoryview
 LARGEST = 178_956_970  # pixels; Pillow's own limit for files that are meant to exhaust memory
 _JPEG = b"\xff\xd8\xff"
 _PNG = b"\x89PNG\r\n\x1a\n"
+_EXIF, _SCAN = b"Exif\x00\x00", b"\xda"
 _ORIENTATION = 0x0112
 
 
@@ -53,10 +54,20 @@ def _decode_jpeg(data: Encoded) -> Pixels | None:
 
 def _is_turned(data: Encoded) -> bool:
     """Whether EXIF asks for anything but the pixels as they are."""
-    if bytes(data[:65_536]).find(b"Exif\x00\x00") < 0:
+    if not _has_exif_segment(data):
         return False
     with Image.open(BytesIO(data)) as image:
         return bool(image.getexif().get(_ORIENTATION, 1) != 1)
+
+
+def _has_exif_segment(data: Encoded) -> bool:
+    """Whether an EXIF segment stands before the picture itself. A damaged header has none: decoding will say so."""
+    at = len(_JPEG) - 1
+    while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] not in (_SCAN, b""):
+        if data[at + 4 : at + 4 + len(_EXIF)] == _EXIF:
+            return True
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return False
 
 
 def _decode_any(data: Encoded) -> Pixels:

@@ -6,9 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from data_pipeline.augment import Recipe, keyed_draws, resize
+from data_pipeline.augment import Recipe, keyed_draws, resize, resize_into
 from data_pipeline.decode import Pixels
 from data_pipeline.randaugment import OPERATIONS, randaugment
 
@@ -213,3 +214,23 @@ def test_a_recipe_resizes_as_it_says() -> None:
         for recipe, out in zip((one, other), outs, strict=True):
             recipe.evaluate(image, out)
         assert not np.array_equal(*outs)
+
+
+def test_a_flip_mirrors_what_would_have_been() -> None:
+    plain, image = Recipe(16, flip=False), gradient()
+    views = [(view(Recipe(16), image, 1, item), view(plain, image, 1, item)) for item in range(40)]
+    mirrored = [np.array_equal(flipped, straight[:, ::-1]) for flipped, straight in views]
+    assert all(m or np.array_equal(*pair) for m, pair in zip(mirrored, views, strict=True))
+    assert 10 < sum(mirrored) < 30
+
+
+def test_what_is_written_into_a_batch_is_what_interpolate_gives() -> None:
+    """`resize_into` calls torch's kernel by itself, to write in place."""
+    image = np.random.default_rng(0).integers(0, 256, (61, 83, 3), dtype=np.uint8)
+    source = torch.from_numpy(image).permute(2, 0, 1)[None]
+    batch = np.zeros((2, 24, 32, 3), np.uint8)
+    for how in ("bilinear", "bicubic"):
+        resize_into(batch[1], image, "bicubic" if how == "bicubic" else "bilinear")
+        expected = torch.nn.functional.interpolate(source, size=(24, 32), mode=how, antialias=True)
+        assert np.array_equal(batch[1], expected[0].permute(1, 2, 0).numpy())
+    assert not batch[0].any()
