@@ -24,6 +24,7 @@ from data_pipeline.cache import BlockCache
 from data_pipeline.decode import Undecodable, decode
 from data_pipeline.shards.dataset import Dataset
 from data_pipeline.targets import empty_labels, put_labels
+from data_pipeline.waiting import Tell, wait_for
 
 CHUNK_BYTES = 4_000_000
 AHEAD = 2  # batches made ahead
@@ -39,6 +40,8 @@ class EvalBatch(NamedTuple):
 
 class EvalLoader:
     """Iterable over a rank's batches; every iteration starts afresh. `len` is the same on every rank.
+
+    `on_late` is told what a late batch waits for (waiting.py).
 
     `on_bad` is told {"item", "id", "substitute", "why"} (item and substitute -1) for each sample left out.
     More of them than `bad_share` of the set raise TooManyBadSamples.
@@ -56,6 +59,7 @@ class EvalLoader:
         cache: BlockCache | None = None,
         bad_share: float = 0.001,
         on_bad: Callable[[dict[str, Any]], None] | None = None,
+        on_late: Tell | None = None,
     ) -> None:
         if not 0 <= rank < world or micro_batch < 1:
             raise ValueError(
@@ -63,6 +67,7 @@ class EvalLoader:
             )
         self._dataset, self._recipe, self._threads = dataset, recipe, threads
         self._micro_batch, self._share, self._on_bad = micro_batch, bad_share, on_bad
+        self._on_late = on_late
         self._first, self._stop = (dataset.samples * r // world for r in (rank, rank + 1))
         self._batches = math.ceil(math.ceil(dataset.samples / world) / micro_batch)
         self._fetcher = BlockFetcher(dataset, cache)
@@ -80,6 +85,7 @@ class EvalLoader:
                     making.append(self._begin(number, pool))
                 if number >= AHEAD:
                     batch, work = making.popleft()
+                    wait_for(work, self._fetcher, self._on_late)
                     bad.note([each for future in work for each in future.result()], self._dataset.samples)
                     _fill(batch)
                     yield batch

@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -20,7 +20,6 @@ import torch
 
 from data_pipeline.augment import Recipe
 from data_pipeline.bad_samples import BadSample, BadSamples, TooManyBadSamples
-from data_pipeline.blocks import Asked
 from data_pipeline.cache import BlockCache
 from data_pipeline.decode import Pixels, Undecodable, decode
 from data_pipeline.errors import BadDataset
@@ -30,6 +29,7 @@ from data_pipeline.reading import BlockReader, Reader, ResidentReader
 from data_pipeline.scout import Scout, check_skip
 from data_pipeline.shards.dataset import Dataset
 from data_pipeline.targets import empty_labels, put_labels
+from data_pipeline.waiting import Tell, wait_for
 
 CHUNK = 8  # images a thread makes in one go
 # Below this a sample is mostly interpreter: a second thread only fights for the GIL (4,700/s -> 3,100/s).
@@ -75,9 +75,8 @@ class Loader:
     `threads` threads decode; `prefetch` steps are made ahead. `cache` keeps blocks on a local disk. `bad` says
     what becomes of a sample that does not decode: "substitute" another by the order's rule, or "raise".
     `on_bad` is told {"item", "id", "substitute", "why"} for each sample that was replaced, in order, when its
-    batch is handed out. `on_late` is told {"position", "seconds", "object", "start", "length", "asked_s"} while a
-    step is late: what it waits for; "object" is empty where the store owes nothing. `pin` puts the images in
-    pinned memory.
+    batch is handed out. `on_late` is told what a late step waits for (waiting.py, and "position"). `pin` puts the
+    images in pinned memory.
     """
 
     def __init__(
@@ -97,7 +96,7 @@ class Loader:
         bad: Literal["substitute", "raise"] = "substitute",
         bad_share: float = 0.001,
         on_bad: Callable[[dict[str, Any]], None] | None = None,
-        on_late: Callable[[dict[str, Any]], None] | None = None,
+        on_late: Tell | None = None,
         pin: bool = False,
     ) -> None:
         _check(dataset, order, batch, micro_batch, slots, position)
@@ -127,7 +126,7 @@ class Loader:
         if self._closed:
             raise RuntimeError("the loader is closed; make a new one at the position you want")
         step, began = self._steps[0], time.perf_counter()
-        self._await(step)
+        wait_for(step.work, self._reader.fetcher, self._on_late, position=step.batch.position)
         bad = [each for future in step.work for each in future.result()]
         self._bad.note(bad, delivered=len(self._slots) * self._micro_batch)
         self._steps.popleft()
@@ -162,27 +161,6 @@ class Loader:
         ready = sum(all(work.done() for work in step.work) for step in self._steps)
         gauges = {"queue": ready, "queue_limit": self._prefetch}
         return {**counts, "bad": self._bad.replaced, "wait_s": self._wait_s, **gauges}
-
-    def _await(self, step: _Step) -> None:
-        """Until all work on the step is done; raises what any of it met, and says now and then what it waits for."""
-        began, patience = time.monotonic(), PATIENCE_S
-        while True:
-            late = wait(step.work, patience, FIRST_EXCEPTION).not_done
-            for work in step.work:
-                if work.done():
-                    work.result()
-            if not late:
-                return
-            patience *= 2
-            self._tell_late(step.batch.position, time.monotonic() - began)
-
-    def _tell_late(self, position: int, seconds: float) -> None:
-        asked = self._reader.fetcher.oldest()
-        what = asked or Asked("", 0, 0, time.monotonic())
-        if self._on_late:
-            facts = {"object": what.url, "start": what.start, "length": what.length}
-            since = time.monotonic() - what.since
-            self._on_late({"position": position, "seconds": seconds, **facts, "asked_s": since})
 
     def _make_ahead(self) -> None:
         while len(self._steps) < self._prefetch:

@@ -76,9 +76,12 @@ def training_loader(
 
 
 def evaluation_batches(
-    frozen: Frozen, dataset: Dataset, place: Place, on_bad: Callable[[dict[str, Any]], None] | None = None
+    frozen: Frozen, dataset: Dataset, place: Place, note: Callable[..., None] | None = None
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """This rank's part of the validation set, in batches of one shape. What does not decode is left out and told to `on_bad`."""
+    """This rank's part of the validation set, in batches of one shape.
+
+    What does not decode is left out; that, and what a late batch waits for, is told to `note` (kind, facts).
+    """
     yield from EvalLoader(
         dataset,
         recipe(frozen),
@@ -88,5 +91,10 @@ def evaluation_batches(
         threads=frozen.spec.data.threads,
         cache=block_cache(frozen),
         bad_share=frozen.spec.data.bad_share,
-        on_bad=on_bad,
+        on_bad=_noting(note, "bad sample"),
+        on_late=_noting(note, "data late"),
     )
+
+
+def _noting(note: Callable[..., None] | None, kind: str) -> Callable[[dict[str, Any]], None] | None:
+    return (lambda facts: note(kind, set="val", **facts)) if note else None

@@ -10,7 +10,6 @@ import os
 import socket
 import time
 from contextlib import suppress
-from functools import partial
 from typing import Any
 
 from data_pipeline.storage import StoreError
@@ -135,8 +134,7 @@ def _work(
 
     def evaluation() -> dict[str, Any] | None:
         assert val is not None
-        told = partial(events.note, "bad sample", set="val")
-        batches = evaluation_batches(frozen, val, place, lambda facts: told(**facts))
+        batches = evaluation_batches(frozen, val, place, events.note)
         return evaluate(engine, batches, contact, pulse)
 
     task = Task(

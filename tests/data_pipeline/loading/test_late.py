@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from data_pipeline import loader as loader_module
+from data_pipeline import waiting
 from data_pipeline.errors import BadDataset
+from data_pipeline.eval_loader import EvalLoader
 from data_pipeline.order import Geometry
 from data_pipeline.shards.dataset import Dataset
-from tests.data_pipeline.loading.test_loader import open_loader, take
+from tests.data_pipeline.loading.test_loader import RECIPE, open_loader, take
 
 PATIENCE_S = 20.0
 SMALL = Geometry(61, 4, 6, 2, seed=5)
@@ -49,7 +50,7 @@ def stalled(make_set: Callable[..., Dataset]) -> Iterator[tuple[Dataset, Stalled
 def test_a_step_that_is_late_says_which_object_it_waits_for(
     stalled: tuple[Dataset, StalledStore], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loader_module, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(waiting, "PATIENCE_S", 0.2)
     dataset, store = stalled
     told: list[dict[str, Any]] = []
 
@@ -93,3 +94,19 @@ def test_a_bad_sample_ends_the_run_where_that_is_asked_for(make_set: Callable[..
     dataset = make_set(61, bad=(7,))
     with pytest.raises(BadDataset, match=r"sample 7 does not decode: Unidentified.*mixer verify"):
         take(open_loader(dataset, SMALL, bad="raise"), 6)
+
+
+def test_an_evaluation_that_is_late_says_so_too(
+    stalled: tuple[Dataset, StalledStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "PATIENCE_S", 0.2)
+    dataset, store = stalled
+    told: list[dict[str, Any]] = []
+
+    def late(facts: dict[str, Any]) -> None:
+        told.append(facts)
+        store.go.set()
+
+    batches = list(EvalLoader(dataset, RECIPE, rank=0, world=1, micro_batch=10, on_late=late))
+    assert sum(int(batch.real.sum()) for batch in batches) == 61
+    assert told[0]["object"] == f"{dataset.url}/{dataset.shards[1].name}"
