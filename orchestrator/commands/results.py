@@ -1,4 +1,4 @@
-"""Commands for what a run has come to: report, eval, export; and the demo, which does it all."""
+"""Commands for what a run has come to: report, look, eval, export; and the demo, which does it all."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.commands.shared import Json, RunName, Store, out, print_facts, print_json
+from orchestrator.commands.shared import Json, RunName, Set, Store, out, print_facts, print_json
 from orchestrator.errors import UserError
 
 
@@ -35,6 +35,56 @@ def report(
         )
         return
     out.print(str(write_report(book, path or Path(f"{book.run.name}.html"))), markup=False)
+
+
+def look(
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN|SPEC", help="a run's name, or a spec (.yaml) of which there is no run yet"
+        ),
+    ],
+    store: Store = None,
+    overrides: Set = None,
+    step: Annotated[
+        int | None,
+        typer.Option("--step", help="1 is the first; else the run's next step, of a finished run its last"),
+    ] = None,
+    path: Annotated[
+        Path | None, typer.Option("-o", "--out", help="the PNG; else <run>-step-<step>.png here")
+    ] = None,
+    slots: Annotated[
+        str | None,
+        typer.Option("--slots", metavar="A:B", help="show the micro-batches in slots A to B-1, whole"),
+    ] = None,
+    images: Annotated[
+        int | None,
+        typer.Option("--images", help="show the first so many of the step's images; else up to 64"),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """A picture of the batch that a step trains on: after crop, flip, RandAugment and mixup, with labels and sample ids."""
+    if slots is not None and images is not None:
+        raise UserError("--slots and --images were both given; give one of them")
+    wanted = _slots(slots) if slots is not None else None
+    from orchestrator.look import look as run_look
+    from orchestrator.view import view
+
+    seen = view(target, store=store, overrides=overrides or [], step=step)
+    facts = run_look(seen, path or Path(f"{seen.name}-step-{seen.step}.png"), slots=wanted, images=images)
+    if as_json:
+        print_json(facts)
+        return
+    print_facts({key: value for key, value in facts.items() if key not in ("samples", "epoch", "scale")})
+
+
+def _slots(text: str) -> range:
+    first, colon, last = text.partition(":")
+    if not (first.isdecimal() and (last.isdecimal() or not colon)):
+        raise UserError(
+            f"--slots got {text!r}; give A:B, for example 0:4 for the first four, or the number of one"
+        )
+    return range(int(first), int(last) if colon else int(first) + 1)
 
 
 def eval_command(run: RunName, store: Store = None, as_json: Json = False) -> None:
