@@ -100,21 +100,39 @@ def export(
     run: RunName,
     store: Store = None,
     form: Annotated[
-        str, typer.Option("--format", help="safetensors or timm (the same names in one file)")
+        str,
+        typer.Option(
+            "--format",
+            help="safetensors or timm (the same names in one file); tensorboard: the curves of the committed history",
+        ),
     ] = "safetensors",
     path: Annotated[
-        Path | None, typer.Option("-o", "--out", help="the file; else <run>.safetensors here")
+        Path | None,
+        typer.Option(
+            "-o",
+            "--out",
+            help="the file, else <run>.safetensors here; of tensorboard the folder, else <run>-tensorboard",
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """The newest checkpoint's weights, in a file that the rest of the field loads."""
+    """The newest checkpoint's weights, or the run's curves, in a file that the rest of the field loads."""
     from orchestrator.launch import find_run
-    from orchestrator.weights import export_run
 
-    if form not in ("safetensors", "timm"):
-        raise UserError(f"--format got {form}; allowed: safetensors, timm (onnx is not there yet)")
+    if form not in ("safetensors", "timm", "tensorboard"):
+        raise UserError(
+            f"--format got {form}; allowed: safetensors, timm, tensorboard (onnx is not there yet)"
+        )
     found = find_run(run, store)
-    made = export_run(found, path or Path(f"{found.name}.safetensors"))
+    if form == "tensorboard":
+        from orchestrator.status import Book
+        from orchestrator.tensorboard import export as export_curves
+
+        made = export_curves(Book(found), path or Path(f"{found.name}-tensorboard"))
+    else:
+        from orchestrator.weights import export_run
+
+        made = export_run(found, path or Path(f"{found.name}.safetensors"))
     print_json({"run": found.name, "file": str(made)}) if as_json else out.print(str(made), markup=False)
 
 
