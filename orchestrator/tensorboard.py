@@ -3,7 +3,7 @@
 events of rank 0, in order -> Curves -> points (tag, step, value, time) -> event_file -> the bytes of one event file
 
 Rank 0 writes such files while it works (training/board.py): they may show a step that a later attempt does again, and each attempt begins
-with a restart record, at which TensorBoard forgets the steps from there on. `export` makes one file of the committed history alone.
+with a restart record, at which TensorBoard forgets the steps from there on. curves.py makes one file of the committed history alone.
 """
 
 from __future__ import annotations
@@ -12,9 +12,6 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
-
-from orchestrator.run_log import Entry
-from orchestrator.status import Book
 
 VERSION = "brain.Event:2"  # of event files: restart records are honoured from this one on
 FILE = "events.out.tfevents"
@@ -82,31 +79,3 @@ def event_file(points: Iterable[Point], *, restart: int | None = None, time: flo
             writer.write(event.SerializeToString())
         writer.close()
         return Path(f"{folder}/events").read_bytes()
-
-
-def export(book: Book, folder: Path) -> Path:
-    """Write the curves of the committed history as one event file in `folder`, over one that lies there; its path."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{FILE}.0000000000.{book.run.name}"
-    path.write_bytes(event_file(committed(book)))
-    return path
-
-
-def committed(book: Book) -> list[Point]:
-    """The points of the committed history, each once, by step."""
-    newest = book.history[-1].step if book.history else 0
-    started = [entry for entry in book.entries if entry.kind == "attempt started"]
-    found: dict[tuple[str, int], Point] = {}
-    for number, entry in enumerate(started):
-        kept = min([newest, *(int(later.facts["step"]) for later in started[number + 1 :])])
-        for point in _of_attempt(book, entry):
-            if point.step <= kept:
-                found[point.tag, point.step] = point
-    return sorted(found.values(), key=lambda point: (point.step, point.tag))
-
-
-def _of_attempt(book: Book, began: Entry) -> Iterator[Point]:
-    curves = Curves(book.frozen.spec.train.global_batch, int(began.facts["step"]))
-    for event in book.events:
-        if event["attempt"] == began.n and event["rank"] == 0:
-            yield from curves.points(event)

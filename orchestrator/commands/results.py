@@ -125,8 +125,8 @@ def export(
         )
     found = find_run(run, store)
     if form == "tensorboard":
+        from orchestrator.curves import export as export_curves
         from orchestrator.status import Book
-        from orchestrator.tensorboard import export as export_curves
 
         made = export_curves(Book(found), path or Path(f"{found.name}-tensorboard"))
     else:

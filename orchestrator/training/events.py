@@ -23,12 +23,9 @@ FLUSH_EVERY_S, _READERS = 30.0, 16
 class Shows(Protocol):
     """What shows events as curves (training/board.py)."""
 
-    def take(self, lines: list[str]) -> None: ...
+    def take(self, part: int, lines: list[str]) -> None: ...
 
-    @property
-    def due(self) -> bool: ...
-
-    def write(self) -> None: ...
+    def write(self, *, end: bool = False) -> None: ...
 
 
 class Events:
@@ -67,15 +64,14 @@ class Events:
         """Note what `read` says, as an event `kind`, with each part to come, where it has changed."""
         self._meters[kind] = read, {}
 
-    def flush(self, *, asked: bool = True) -> None:
-        """Write what is not written yet, and show it: at once when `asked`. StoreError when the store does not take the events."""
+    def flush(self) -> None:
+        """Write what is not written yet. StoreError when the store does not take it."""
         with self._writing:
             self._read_meters()
             with self._adding:
                 lines, self._lines = self._lines, []
             if lines:
                 self._write(lines)
-            self._show(lines, asked)
 
     def _write(self, lines: list[str]) -> None:
         try:
@@ -85,6 +81,7 @@ class Events:
                 self._lines = lines + self._lines
             raise
         self._part += 1
+        self._show(lines)
 
     def settle(self) -> None:
         """Note what the meters say a last time: what they read goes away."""
@@ -97,14 +94,14 @@ class Events:
                 self._meters[kind] = read, now
                 self.note(kind, **now)
 
-    def _show(self, lines: list[str], asked: bool) -> None:
+    def _show(self, lines: list[str], *, end: bool = False) -> None:
         """Curves are a convenience: where they cannot be written, that is noted, and tried with the next part."""
         if self.board is None:
             return
         try:
-            self.board.take(lines)
-            if asked or self.board.due:
-                self.board.write()
+            if lines:
+                self.board.take(self._part - 1, lines)
+            self.board.write(end=end)
         except Exception as error:
             self.note("board failed", error=f"{type(error).__name__}: {error}")
 
@@ -112,11 +109,13 @@ class Events:
         """Flush the rest."""
         self._done.set()
         self.flush()
+        with self._writing:
+            self._show([], end=True)
 
     def _keep_flushing(self) -> None:
         while not self._done.wait(FLUSH_EVERY_S):
             try:
-                self.flush(asked=False)
+                self.flush()
             except Exception as error:
                 self.note(
                     "flush failed", error=str(error)

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from orchestrator.curves import export
 from orchestrator.status import Book
-from orchestrator.tensorboard import Point, event_file, export
+from orchestrator.tensorboard import Point, event_file
 from tests.direct import Direct
 from tests.runs import make_small
 from tests.scripted_run import ScriptedRun, killed_once

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import pytest
 from data_pipeline.storage import Store, StoreError, open_store
 from orchestrator.training.board import Board
 from orchestrator.training.events import Events, read_events
+
+FIRST = "tensorboard/events.out.tfevents.0000000003.000000"
 
 
 class Refusing:
@@ -88,17 +91,34 @@ def test_curves_that_cannot_be_written_fail_nothing_and_come_later(store: Refusi
     assert keys(store, "tensorboard/") == []
     store.prefix = ""
     events.close()
-    assert keys(store, "tensorboard/") == ["tensorboard/events.out.tfevents.0000000003.000000"]
+    assert keys(store, "tensorboard/") == [FIRST[:-1] + "1"]
     assert "refused" in noted(store, "board failed")[0]["error"]
 
 
-def test_a_rank_that_only_goes_on_writes_curves_when_they_are_due(store: Refusing) -> None:
+def test_a_long_attempt_shows_its_curves_less_often_but_all_at_its_end(store: Refusing) -> None:
     events = make(store)
-    events.board = Board(store, 3, batch=8, step=0)  # type: ignore[arg-type]
-    events.board._began -= 10_000  # type: ignore[attr-defined]  # a long attempt, which wrote just now
-    events.note("step", step=1, start=0.0, loss=1.0)
-    events.flush(asked=False)
-    assert keys(store, "tensorboard/") == []
-    events.flush()
-    assert len(keys(store, "tensorboard/")) == 1
+    board = Board(store, 3, batch=8, step=0)  # type: ignore[arg-type]
+    events.board = board
+    for step in (1, 2, 3):
+        events.note("step", step=step, start=0.0, loss=1.0)
+        events.flush()
+        board._began -= 10_000
+    assert keys(store, "tensorboard/") == [FIRST]
     events.close()
+    assert keys(store, "tensorboard/") == [FIRST, FIRST[:-1] + "2"]
+
+
+def test_what_an_attempt_did_not_live_to_show_is_shown_by_the_next(store: Refusing) -> None:
+    """Attempt 3 notes four steps, shows the first and is killed; attempt 5 goes on after the third."""
+    events = Events(store, 3, 0)  # type: ignore[arg-type]
+    board = Board(store, 3, batch=8, step=0)  # type: ignore[arg-type]
+    events.board = board
+    for step in (1, 2, 3, 4):
+        events.note("step", step=step, start=0.0, loss=1.0)
+        events.flush()
+        board._began -= 10_000
+    later = Board(store, 5, batch=8, step=3)  # type: ignore[arg-type]
+    assert {point.step for point in later._unshown()} == {2, 3}
+    later.take(0, [json.dumps({"t": 1.0, "kind": "step", "step": 4, "start": 0.0, "loss": 1.0})])
+    later.write()
+    assert Board(store, 7, batch=8, step=4)._unshown() == []  # type: ignore[arg-type]
