@@ -203,7 +203,7 @@ def _picture(cell: Cell, classes: Sequence[str] | None) -> Picture:
     own, place = _names(cell.labels, classes), f"slot {cell.slot}, item {cell.item}"
     if not cell.is_mixed:
         return Picture(cell.pixels, [own, f"id {cell.id}", place])
-    both = [f"{cell.weight:.2f} {own}", f"{1 - cell.weight:.2f} {_names(cell.other_labels, classes)}"]
+    both = [f"{cell.weight:.3f} × {own}", f"{1 - cell.weight:.3f} × {_names(cell.other_labels, classes)}"]
     return Picture(cell.pixels, [*both, f"id {cell.id} + {cell.other}", place], strong=2)
 
 
