@@ -111,12 +111,21 @@ def epochs(lines: Sequence[StepLine], batch: int, samples: int) -> list[dict[str
     ]
 
 
+def compare(one: Sequence[StepLine], other: Sequence[StepLine]) -> dict[str, Any]:
+    """Whether two runs trained on the same samples, by the steps that both have: steps_compared, alike, and the first step that differs."""
+    pairs = list(zip(one, other, strict=False))
+    differs = next((a.step for a, b in pairs if a.id_digest != b.id_digest), None)
+    return {"steps_compared": len(pairs), "alike": differs is None, "first_difference": differs}
+
+
 def _add(lines: dict[int, StepLine], event: dict[str, Any]) -> None:
     line = lines.setdefault(event["step"], StepLine(event["step"], event["attempt"]))
     line.slots |= {int(slot): digest for slot, digest in event["slots"].items()}
     line.ids |= {int(slot): ids for slot, ids in event.get("ids", {}).items()}
     if "loss" in event:
         line.facts = event
+    elif "batch" in event:  # rank 0's notes may come later
+        line.facts.setdefault("batch", event["batch"])
 
 
 def chain(lines: Iterable[StepLine]) -> str:

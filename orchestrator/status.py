@@ -128,3 +128,11 @@ class Book:
         spec = self.frozen.spec.model
         flops = mixer_model.cost(mixer_config(spec.preset, **spec.overrides())).flops_train
         return float(rate * flops / (peak * self.attempt.facts["world"]))
+
+
+def same_epochs(one: Book, other: Book) -> dict[str, list[int]]:
+    """The epochs that both runs have to their end, by whether their sample digests are alike."""
+    theirs = {each["epoch"]: each for each in other.epochs}
+    both = [each for each in one.epochs if each["epoch"] in theirs]
+    alike = [each["epoch"] for each in both if each == theirs[each["epoch"]]]
+    return {"epochs_alike": alike, "epochs_differing": [e["epoch"] for e in both if e["epoch"] not in alike]}

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
+import pytest
+import typer
 
 from orchestrator import history
+from orchestrator.commands import runs
 from orchestrator.digests import combine, slot_digest
 from tests.scripted_run import ScriptedRun, killed_once, loss
 
@@ -118,3 +122,42 @@ def test_a_steps_batch_is_what_it_trained_on_or_will() -> None:
     lines = trained([0, 1, 3])
     assert [history.batch_of(step, lines, {1, 2, 5}) for step in range(1, 7)] == [0, 1, 3, 4, 6, 7]
     assert [history.batch_of(step, [], {0, 2}) for step in (1, 2, 3)] == [1, 3, 4]
+
+
+def test_two_runs_are_compared_by_the_steps_that_both_have() -> None:
+    one, holed = trained([0, 1, 2, 3]), trained([0, 1, 3, 4, 5])
+    assert history.compare(one, one[:2]) == {"steps_compared": 2, "alike": True, "first_difference": None}
+    assert history.compare(one, holed) == {"steps_compared": 4, "alike": False, "first_difference": 3}
+    assert history.compare(one, []) == {"steps_compared": 0, "alike": True, "first_difference": None}
+
+
+def test_a_steps_batch_is_known_before_rank_0_has_noted_it(tmp_path: Path) -> None:
+    run = ScriptedRun(tmp_path)
+    one = run.begin()
+    run.note(one, "step", rank=1, step=1, batch=4, slots={"1": "ab"})
+    book = run.book()
+    (line,) = history.lineage(book.entries, book.events)
+    assert (line.batch, line.as_json()["loss"]) == (4, None)
+
+
+def test_the_command_compares_two_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, end in (("a", 120), ("b", 100)):
+        run = ScriptedRun(tmp_path, name=name)
+        one = run.begin(world=1)
+        run.steps(one, 1, end, world=1)
+        run.save(one, end)
+        run.book()
+    with pytest.raises(typer.Exit) as done:
+        runs.status("a", str(tmp_path), "b", True)
+    assert done.value.exit_code == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["steps_compared"], facts["first_difference"], facts["epochs_differing"]) == (100, None, [])
+    assert facts["epochs_alike"] == list(range(100 * 128 // 1437))
+    run.note(one, "step", step=30, slots={"0": "ffff"}, loss=1.0)
+    run.book()
+    with pytest.raises(typer.Exit) as done:
+        runs.status("a", str(tmp_path), "b", True)
+    assert done.value.exit_code == 1
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["alike"], facts["first_difference"]) == (False, 30)
+    assert facts["epochs_differing"] == [29 * 128 // 1437]
