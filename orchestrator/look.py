@@ -151,7 +151,7 @@ def _facts(seen: View, digest: str) -> dict[str, Any]:
         "step": seen.step,
         "batch": seen.batch,
         "epoch": seen.epochs[0],
-        "epochs": seen.epochs,
+        "last_epoch": seen.epochs[-1],
         "id_digest": digest,
         "history_digest": noted,
         "agrees": None if noted is None else noted == digest,
@@ -161,11 +161,10 @@ def _facts(seen: View, digest: str) -> dict[str, Any]:
 # -- words ---------------------------------------------------------------------------------------------------------------------
 def _header(seen: View, facts: dict[str, Any]) -> list[str]:
     train, first, last = seen.frozen.spec.train, int(seen.items.min()), int(seen.items.max())
-    where = " and ".join(f"epoch {epoch}" for epoch in seen.epochs)
+    epochs = seen.epochs
+    where = f"epoch {epochs[0]}" if len(epochs) == 1 else f"epochs {epochs[0]} to {epochs[-1]}"
     shown = facts["images"]
-    which = (
-        "all of them" if shown == train.global_batch else f"here {shown}, of slots {_range(facts['slots'])}"
-    )
+    which = "all of them" if shown == train.global_batch else f"here {shown}, of {_range(facts['slots'])}"
     agrees = {
         None: "not trained on yet",
         True: "the run's history says the same",
@@ -181,7 +180,7 @@ def _header(seen: View, facts: dict[str, Any]) -> list[str]:
 
 
 def _range(slots: Sequence[int]) -> str:
-    return f"{slots[0]}" if slots[1] - slots[0] == 1 else f"{slots[0]} to {slots[1] - 1}"
+    return f"slot {slots[0]}" if slots[1] - slots[0] == 1 else f"slots {slots[0]} to {slots[1] - 1}"
 
 
 def _recipe(frozen: Frozen) -> str:

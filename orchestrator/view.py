@@ -50,10 +50,10 @@ class View:
         return found.reshape(-1, train.micro_batch)
 
     @property
-    def epochs(self) -> list[int]:
-        """The epochs of its first and its last item."""
+    def epochs(self) -> range:
+        """The epochs that its items are of."""
         samples = self.frozen.geometry.samples
-        return sorted({int(self.items.min()) // samples, int(self.items.max()) // samples})
+        return range(int(self.items.min()) // samples, int(self.items.max()) // samples + 1)
 
     @cached_property
     def noted(self) -> dict[int, str]:

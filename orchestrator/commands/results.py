@@ -75,7 +75,7 @@ def look(
     if as_json:
         print_json(facts)
         return
-    print_facts({key: value for key, value in facts.items() if key not in ("samples", "epoch", "scale")})
+    print_facts({key: value for key, value in facts.items() if key not in ("samples", "scale")})
 
 
 def _slots(text: str) -> range:

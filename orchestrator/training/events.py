@@ -90,7 +90,12 @@ class Events:
 
     def _read_meters(self) -> None:
         for kind, (read, said) in list(self._meters.items()):
-            if (now := dict(read())) != said:
+            try:
+                now = dict(read())
+            except Exception as error:  # no reason to lose the notes
+                self.note("meter failed", meter=kind, error=f"{type(error).__name__}: {error}")
+                continue
+            if now != said:
                 self._meters[kind] = read, now
                 self.note(kind, **now)
 

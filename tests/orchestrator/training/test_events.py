@@ -70,6 +70,15 @@ def test_a_settled_meter_is_not_read_again(store: Refusing) -> None:
     assert [e["bytes"] for e in noted(store, "loader")] == [1]
 
 
+def test_a_meter_that_cannot_be_read_costs_no_notes(store: Refusing) -> None:
+    events = make(store)
+    events.meter("loader", lambda: {}["bytes"])
+    events.note("step", step=1)
+    events.close()
+    assert len(noted(store, "step")) == 1
+    assert noted(store, "meter failed")[0]["error"] == "KeyError: 'bytes'"
+
+
 def test_parts_that_could_not_be_written_come_with_the_next(store: Refusing) -> None:
     events = make(store)
     store.prefix = "events/"
