@@ -3,7 +3,7 @@
 Training: random resized crop (or the whole image resized), mirror, RandAugment. Evaluation: short side
 resized, centre cut out. Every random number of a training image is drawn from a counter-based generator
 keyed by (seed, item), so its pixels depend on neither worker, thread nor order. Resizing is torch's
-antialiased bilinear one on uint8 (Pillow's result to one grey level). Values stay uint8; normalising is the
+antialiased one on uint8 (with "bilinear" Pillow's result to one grey level). Values stay uint8; normalising is the
 model's business.
 """
 
@@ -23,6 +23,7 @@ from data_pipeline.decode import Pixels
 from data_pipeline.randaugment import randaugment
 
 Box = tuple[int, int, int, int]  # top, left, height, width
+Interpolation = Literal["bilinear", "bicubic"]
 Draws = Callable[[int], npt.NDArray[np.float64]]
 
 CROP_TRIES = 10
@@ -36,7 +37,7 @@ class Recipe:
 
     mode: "rrc", a random crop covering a share `scale` of the area with an aspect `ratio` (width over
     height), or "resize", the whole image, its aspect ignored. flip mirrors half of the images. randaugment:
-    (operations, magnitude 0..30), or None.
+    (operations, magnitude 0..30), or None. interpolation: "bilinear" or "bicubic", antialiased.
     """
 
     image_size: int
@@ -45,6 +46,7 @@ class Recipe:
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: bool = True
     randaugment: tuple[int, float] | None = None
+    interpolation: Interpolation = "bilinear"
 
     def __post_init__(self) -> None:
         if self.image_size < 1 or self.mode not in ("rrc", "resize"):
@@ -67,7 +69,7 @@ class Recipe:
         if self.mode == "rrc":
             top, left, height, width = self._crop(image.shape[0], image.shape[1], draws)
             image = image[top : top + height, left : left + width]
-        view = resize(image, size, size)
+        view = resize(image, size, size, self.interpolation)
         if self.flip and draws(1)[0] < 0.5:
             view = view[:, ::-1]
         if self.randaugment:
@@ -82,11 +84,12 @@ class Recipe:
         height, width = image.shape[:2]
         size = self.image_size
         if self.mode == "resize" or max(height, width) <= size:
-            out[...] = resize(image, size, size)
+            out[...] = resize(image, size, size, self.interpolation)
             return
         short = int(size * EVAL_MARGIN)
         ratio = short / min(height, width)
-        view = resize(image, max(short, int(height * ratio)), max(short, int(width * ratio)))
+        sides = max(short, int(height * ratio)), max(short, int(width * ratio))
+        view = resize(image, *sides, self.interpolation)
         top, left = round((view.shape[0] - size) / 2), round((view.shape[1] - size) / 2)
         out[...] = view[top : top + size, left : left + size]
 
@@ -121,8 +124,8 @@ def keyed_draws(seed: int, item: int) -> Draws:
     return draws
 
 
-def resize(image: Pixels, height: int, width: int) -> Pixels:
-    """`image` [h, w, 3] at another size, antialiased bilinear. May return the image itself.
+def resize(image: Pixels, height: int, width: int, how: Interpolation = "bilinear") -> Pixels:
+    """`image` [h, w, 3] at another size, antialiased. May return the image itself.
 
     Runs on the calling thread alone and without the GIL: the copies, which torch would spread over threads,
     are numpy's.
@@ -130,6 +133,6 @@ def resize(image: Pixels, height: int, width: int) -> Pixels:
     if image.shape[:2] == (height, width):
         return image
     source = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
-    scaled = interpolate(source, size=(height, width), mode="bilinear", antialias=True, align_corners=False)
+    scaled = interpolate(source, size=(height, width), mode=how, antialias=True, align_corners=False)
     pixels: Pixels = scaled[0].permute(1, 2, 0).numpy()
     return pixels

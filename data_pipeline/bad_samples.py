@@ -34,7 +34,7 @@ class BadSamples:
     def __init__(
         self, share: float, samples: int, url: str, on_bad: Callable[[dict[str, Any]], None] | None = None
     ) -> None:
-        self._share, self._samples, self._url, self._on_bad = share, samples, url, on_bad
+        self._share, self._samples, self.url, self._on_bad = share, samples, url, on_bad
         self._delivered = 0
         self._distinct: dict[int, str] = {}  # why, by sample id
         self.replaced = 0
@@ -51,7 +51,7 @@ class BadSamples:
             seen = min(self._delivered, self._samples)
             last, why = next(reversed(self._distinct.items()))
             raise TooManyBadSamples(
-                f"{self._url}: {len(self._distinct)} of {seen} samples do not decode, over a share of "
+                f"{self.url}: {len(self._distinct)} of {seen} samples do not decode, over a share of "
                 f"{self._share:g} (the last: {last}, {why}); run `mixer verify` or raise data.bad_share"
             )
 

@@ -1,24 +1,26 @@
 """Bytes of a data set -> proven samples.
 
-A run of consecutive samples -> one ranged GET per shard it touches -> every sample's CRC32C compared with
-the index -> tar bytes expanded by webdataset -> encoded images and labels. Bytes that arrive wrong are
-fetched again, in the end refused by name: what webdataset would lose without a word (a damaged header, a
-cut tail) is found before it looks. Keeps nothing; `reading.py` decides what stays in memory.
+A run of consecutive samples -> one ranged GET per shard it touches, or the cache -> every sample's CRC32C compared with
+the index -> members of each sample, as views of the block -> encoded images and labels. Bytes that arrive wrong
+are fetched again, in the end refused by name: what tar readers lose without a word (a damaged header, a cut tail)
+is found before anything is parsed. Keeps nothing; `reading.py` decides what stays in memory.
 """
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from collections.abc import Iterator
-from io import BytesIO
 from typing import NamedTuple
 
 import google_crc32c
 import numpy as np
-from webdataset.tariterators import group_by_keys, tar_file_iterator
 
+from data_pipeline.cache import BlockCache
 from data_pipeline.errors import BadDataset
+from data_pipeline.expand import expand
+from data_pipeline.hedging import HedgedGets
 from data_pipeline.shards.dataset import Dataset, Span
 from data_pipeline.shards.labels import BadLabel
 from data_pipeline.storage.types import FETCH_AGAIN_S
@@ -31,19 +33,33 @@ class CorruptBlock(BadDataset):
 
 
 class Sample(NamedTuple):
-    """One sample as it is stored: the encoded image and its classes, at least one."""
+    """One sample as it is stored: the encoded image, a view that keeps its block in memory, and its classes, at least one."""
 
-    image: bytes
+    image: memoryview
     labels: tuple[int, ...]
 
 
-class BlockFetcher:
-    """Reads runs of samples and counts what that took. Safe to use from several threads."""
+class Asked(NamedTuple):
+    """Bytes start..start+length-1 of an object that the store was asked for at `since` (time.monotonic)."""
 
-    def __init__(self, dataset: Dataset) -> None:
-        self._dataset = dataset
+    url: str
+    start: int
+    length: int
+    since: float
+
+
+class BlockFetcher:
+    """Reads runs of samples and counts what that took. Safe to use from several threads.
+
+    `bytes`, `gets`: of the store; `retries`: GETs repeated because of their bytes.
+    """
+
+    def __init__(self, dataset: Dataset, cache: BlockCache | None = None) -> None:
+        self._dataset, self._cache = dataset, cache
         self._image_exts = frozenset(dataset.image_exts)
+        self._hedged = HedgedGets(self._plain_get) if dataset.store.remote else None
         self._lock = threading.Lock()
+        self._asked: dict[int, Asked] = {}
         self.bytes, self.gets, self.retries = 0, 0, 0
 
     def fetch(self, first: int, count: int) -> list[Sample]:
@@ -51,17 +67,33 @@ class BlockFetcher:
         spans = self._dataset.spans(first, count)
         return [sample for span in spans for part in _parts(span) for sample in self._samples(part)]
 
-    def _samples(self, span: Span) -> list[Sample]:
-        data = self._proven_bytes(span)
-        groups = _expand(data, span.key)
-        if len(groups) != len(span.offsets):
-            raise CorruptBlock(
-                f"{self._where(span, 0)}: {len(span.offsets)} samples stand in the index, webdataset finds "
-                f"{len(groups)}; run `mixer index` again"
-            )
-        return [self._sample(span, j, fields) for j, fields in enumerate(groups)]
+    def oldest(self) -> Asked | None:
+        """Of what the store has been asked for and has not delivered, what was asked for first."""
+        with self._lock:
+            return min(self._asked.values(), key=lambda asked: asked.since, default=None)
 
-    def _sample(self, span: Span, j: int, fields: dict[str, bytes]) -> Sample:
+    def stats(self) -> dict[str, float]:
+        """What reading took so far: of the store, of second tries, of the cache."""
+        counts: dict[str, float] = {"bytes": self.bytes, "gets": self.gets, "retries": self.retries}
+        if self._hedged:
+            counts |= {"hedges": self._hedged.hedges, "hedges_won": self._hedged.won}
+        if cache := self._cache:
+            counts |= {"cache_hits": cache.hits, "cache_misses": cache.misses, "cache_bytes": cache.hit_bytes}
+            counts["cache_failures"] = cache.failures
+        return counts
+
+    def close(self) -> None:
+        """Whoever waits for the store gets an error. Harmless when repeated."""
+        if self._hedged:
+            self._hedged.close()
+
+    def _samples(self, span: Span) -> list[Sample]:
+        data = memoryview(self._proven_bytes(span))
+        begins = span.offsets - span.offsets[0]
+        bounds = zip(begins.tolist(), (begins + span.lengths).tolist(), strict=True)
+        return [self._sample(span, j, expand(data, *bound)) for j, bound in enumerate(bounds)]
+
+    def _sample(self, span: Span, j: int, fields: dict[str, memoryview]) -> Sample:
         images = [name for name in fields if name in self._image_exts]
         labels = self._dataset.labels
         label = fields.get(labels.rule.ext)
@@ -71,7 +103,7 @@ class BlockFetcher:
                 f"({labels.rule.ext}) are needed; run `mixer index` again"
             )
         try:
-            return Sample(fields[images[0]], labels.numbers(label))
+            return Sample(fields[images[0]], labels.numbers(bytes(label)))
         except BadLabel as error:
             raise CorruptBlock(f"{self._where(span, j)}: {error}; run `mixer index` again") from None
 
@@ -79,10 +111,23 @@ class BlockFetcher:
         """The bytes from the first to the last sample of a span, each sample equal to its CRC32C."""
         start = int(span.offsets[0])
         length = int(span.offsets[-1] + span.lengths[-1]) - start
+        name = (self._dataset.digest, span.key, start, length)
+        kept = self._cache.get(*name) if self._cache else None
+        if kept is not None and self._cache:
+            if not self._problem(span, kept, length):
+                return kept
+            self._cache.drop(*name)
+        data = self._from_store(span, start, length)
+        if self._cache:
+            self._cache.put(data, *name)
+        return data
+
+    def _from_store(self, span: Span, start: int, length: int) -> bytes:
         problem, pauses = "", (None, *FETCH_AGAIN_S)
         for pause in pauses:
-            time.sleep(pause or 0.0)
-            data = self._dataset.store.get_range(span.key, start, length)
+            if pause:
+                time.sleep(pause * random.uniform(0.75, 1.25))
+            data = self._get(span, start, length)
             with self._lock:
                 self.gets, self.bytes = self.gets + 1, self.bytes + len(data)
                 self.retries += pause is not None
@@ -90,8 +135,34 @@ class BlockFetcher:
             if not problem:
                 return data
         raise CorruptBlock(
-            f"{problem}, {len(pauses)} times over; the shard differs from its index: run `mixer verify`"
+            f"{problem}, {len(pauses)} times over; {self._why_changed(span)}: run `mixer verify`"
         )
+
+    def _get(self, span: Span, start: int, length: int) -> bytes:
+        asked = Asked(f"{self._dataset.url}/{span.key}", start, length, time.monotonic())
+        with self._lock:
+            self._asked[id(asked)] = asked
+        try:
+            get = self._hedged.get if self._hedged else self._plain_get
+            return get(span.key, start, length)
+        finally:
+            with self._lock:
+                del self._asked[id(asked)]
+
+    def _plain_get(self, key: str, start: int, length: int) -> bytes:
+        return self._dataset.store.get_range(key, start, length)
+
+    def _why_changed(self, span: Span) -> str:
+        """What the store says of a shard whose bytes are not those of the index."""
+        shard = self._dataset.shards[span.shard]
+        info = self._dataset.store.head(span.key)
+        if info is None:
+            return "the shard is gone"
+        if info.size != shard.size:
+            return f"the shard was replaced: it has {info.size} bytes, the index says {shard.size}"
+        if info.etag != shard.etag:
+            return f"the shard was replaced or copied: its ETag is {info.etag}, the index says {shard.etag}"
+        return "the shard differs from its index"
 
     def _problem(self, span: Span, data: bytes, length: int) -> str:
         """What is wrong with the bytes of a span; empty when nothing is."""
@@ -122,12 +193,3 @@ def _parts(span: Span) -> Iterator[Span]:
             span.shard, span.key, span.first + begin, span.offsets[part], span.lengths[part], span.crcs[part]
         )
         begin = end
-
-
-def _expand(data: bytes, key: str) -> list[dict[str, bytes]]:
-    """Tar bytes -> the members of each sample by extension, in order."""
-    files = (file | {"__url__": key} for file in tar_file_iterator(BytesIO(data)))
-    return [
-        {name: value for name, value in sample.items() if not name.startswith("__")}
-        for sample in group_by_keys(files)
-    ]

@@ -18,6 +18,7 @@ from PIL import Image, ImageOps
 from data_pipeline.errors import DataError
 
 Pixels = npt.NDArray[np.uint8]
+Encoded = bytes | memoryview
 
 LARGEST = 178_956_970  # pixels; Pillow's own limit for files that are meant to exhaust memory
 _JPEG = b"\xff\xd8\xff"
@@ -29,16 +30,16 @@ class Undecodable(DataError):
     """The bytes are not an image that can be decoded whole; the message says why."""
 
 
-def decode(data: bytes) -> Pixels:
+def decode(data: Encoded) -> Pixels:
     """The image as uint8 [height, width, 3], RGB, C-contiguous. Undecodable when any of it is damaged."""
-    if data.startswith(_JPEG):
+    if data[: len(_JPEG)] == _JPEG:
         pixels = _decode_jpeg(data)
         if pixels is not None:
             return pixels
     return _decode_any(data)
 
 
-def _decode_jpeg(data: bytes) -> Pixels | None:
+def _decode_jpeg(data: Encoded) -> Pixels | None:
     """The pixels, or None for what is left to Pillow: other colour spaces, a turned image, any complaint."""
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
@@ -50,17 +51,17 @@ def _decode_jpeg(data: bytes) -> Pixels | None:
     return pixels
 
 
-def _is_turned(data: bytes) -> bool:
+def _is_turned(data: Encoded) -> bool:
     """Whether EXIF asks for anything but the pixels as they are."""
-    if data.find(b"Exif\x00\x00", 0, 65_536) < 0:
+    if bytes(data[:65_536]).find(b"Exif\x00\x00") < 0:
         return False
     with Image.open(BytesIO(data)) as image:
         return bool(image.getexif().get(_ORIENTATION, 1) != 1)
 
 
-def _decode_any(data: bytes) -> Pixels:
+def _decode_any(data: Encoded) -> Pixels:
     try:
-        with Image.open(BytesIO(data), formats=("PNG",) if data.startswith(_PNG) else None) as image:
+        with Image.open(BytesIO(data), formats=("PNG",) if data[: len(_PNG)] == _PNG else None) as image:
             if image.width * image.height > LARGEST:
                 raise Undecodable(f"{image.width} x {image.height} pixels, more than {LARGEST}")
             image.load()

@@ -20,6 +20,7 @@ import torch
 from data_pipeline.augment import Recipe
 from data_pipeline.bad_samples import BadSample, BadSamples
 from data_pipeline.blocks import BlockFetcher
+from data_pipeline.cache import BlockCache
 from data_pipeline.decode import Undecodable, decode
 from data_pipeline.shards.dataset import Dataset
 from data_pipeline.targets import empty_labels, put_labels
@@ -52,6 +53,7 @@ class EvalLoader:
         world: int,
         micro_batch: int,
         threads: int = 2,
+        cache: BlockCache | None = None,
         bad_share: float = 0.001,
         on_bad: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
@@ -63,7 +65,7 @@ class EvalLoader:
         self._micro_batch, self._share, self._on_bad = micro_batch, bad_share, on_bad
         self._first, self._stop = (dataset.samples * r // world for r in (rank, rank + 1))
         self._batches = math.ceil(math.ceil(dataset.samples / world) / micro_batch)
-        self._fetcher = BlockFetcher(dataset)
+        self._fetcher = BlockFetcher(dataset, cache)
 
     def __len__(self) -> int:
         return self._batches

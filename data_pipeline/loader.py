@@ -12,28 +12,32 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
 import torch
 
 from data_pipeline.augment import Recipe
 from data_pipeline.bad_samples import BadSample, BadSamples, TooManyBadSamples
+from data_pipeline.blocks import Asked
+from data_pipeline.cache import BlockCache
 from data_pipeline.decode import Pixels, Undecodable, decode
+from data_pipeline.errors import BadDataset
 from data_pipeline.feistel import Ints
-from data_pipeline.order import Order, Window
+from data_pipeline.order import Order
 from data_pipeline.reading import BlockReader, Reader, ResidentReader
+from data_pipeline.scout import Scout, check_skip
 from data_pipeline.shards.dataset import Dataset
 from data_pipeline.targets import empty_labels, put_labels
 
 CHUNK = 8  # images a thread makes in one go
-SCOUT_STEPS = 3  # steps, at least, whose bytes are announced before their images are made
-SCOUT_ITEMS = 2048  # worked out at a time: numpy on a handful is all overhead
 # Below this a sample is mostly interpreter: a second thread only fights for the GIL (4,700/s -> 3,100/s).
 SMALL_BYTES = 16_000
 SUBSTITUTES = 64  # tries for one item before the data set is given up
+PATIENCE_S = (
+    10.0  # that a step may be late before it is said what it waits for; then again after twice as long
+)
 
 
 @dataclass
@@ -68,9 +72,12 @@ class Loader:
 
     `batch` and `micro_batch` are counted in samples; `slots` are this worker's slots of each step. The steps
     that begin at the positions in `skip` are passed over: their items are not read, nobody gets them. Up to
-    `threads` threads decode; `prefetch` steps are made ahead. `on_bad` is told {"item", "id", "substitute",
-    "why"} for each sample that was replaced, in order, when its batch is handed out. `pin` puts the images
-    in pinned memory.
+    `threads` threads decode; `prefetch` steps are made ahead. `cache` keeps blocks on a local disk. `bad` says
+    what becomes of a sample that does not decode: "substitute" another by the order's rule, or "raise".
+    `on_bad` is told {"item", "id", "substitute", "why"} for each sample that was replaced, in order, when its
+    batch is handed out. `on_late` is told {"position", "seconds", "object", "start", "length", "asked_s"} while a
+    step is late: what it waits for; "object" is empty where the store owes nothing. `pin` puts the images in
+    pinned memory.
     """
 
     def __init__(
@@ -86,26 +93,28 @@ class Loader:
         skip: Collection[int] = (),
         threads: int = 2,
         prefetch: int = 2,
+        cache: BlockCache | None = None,
+        bad: Literal["substitute", "raise"] = "substitute",
         bad_share: float = 0.001,
         on_bad: Callable[[dict[str, Any]], None] | None = None,
+        on_late: Callable[[dict[str, Any]], None] | None = None,
         pin: bool = False,
     ) -> None:
         _check(dataset, order, batch, micro_batch, slots, position)
-        _check_skip(skip, batch, position)
+        check_skip(skip, batch, position)
         self._order, self._recipe, self._pin = order, recipe, pin
-        self._batch, self._micro_batch, self._slots = batch, micro_batch, slots
-        self._skip = frozenset(at for at in skip if at >= position)
-        self._first_position = position
+        self._micro_batch, self._slots = micro_batch, slots
         self._prefetch, self._labels_per_sample = max(1, prefetch), dataset.labels_per_sample
+        self._substitutes = SUBSTITUTES if bad == "substitute" else 0
         self._bad = BadSamples(bad_share, order.geometry.samples, dataset.url, on_bad)
-        self._reader = _open_reader(dataset, order, len(slots), batch // micro_batch)
+        self._on_late = on_late
+        self._reader = _open_reader(dataset, order, len(slots), batch // micro_batch, cache)
+        of_worker: dict[str, Any] = {"batch": batch, "micro_batch": micro_batch, "slots": slots}
+        self._scout = Scout(order, **of_worker, position=position, skip=skip, announce=self._reader.expect)
         workers = threads if dataset.mean_bytes > SMALL_BYTES else 1
         self._pool = ThreadPoolExecutor(workers, "mixer-decode")
         self._store, self._store_retries = dataset.store, dataset.store.retries
-        self._entered: dict[int, tuple[int, int]] = {}  # by lane: the (epoch, window) announced last
-        self._scouted: deque[tuple[int, Ints, Ints]] = deque()  # (position, items, ids)
         self._steps: deque[_Step] = deque()
-        self._scout_position = position
         self._wait_s = 0.0
         self._closed = False
         self._make_ahead()
@@ -118,6 +127,7 @@ class Loader:
         if self._closed:
             raise RuntimeError("the loader is closed; make a new one at the position you want")
         step, began = self._steps[0], time.perf_counter()
+        self._await(step)
         bad = [each for future in step.work for each in future.result()]
         self._bad.note(bad, delivered=len(self._slots) * self._micro_batch)
         self._steps.popleft()
@@ -145,60 +155,38 @@ class Loader:
         self._steps.clear()
 
     def stats(self) -> dict[str, float]:
-        """So far: bytes, gets and retries of the store; samples replaced; seconds spent in `next`."""
-        fetcher = self._reader.fetcher
-        retries = fetcher.retries + self._store.retries - self._store_retries
-        counts = {"bytes": fetcher.bytes, "gets": fetcher.gets, "retries": retries}
-        return {**counts, "bad": self._bad.replaced, "wait_s": self._wait_s}
+        """What reading took so far (`BlockFetcher.stats`; `retries` with those of the store), samples replaced (`bad`), seconds spent
+        in `next` (`wait_s`); and, as of now, steps made and not taken (`queue`) of at most `queue_limit`."""
+        counts = self._reader.fetcher.stats()
+        counts["retries"] += self._store.retries - self._store_retries
+        ready = sum(all(work.done() for work in step.work) for step in self._steps)
+        gauges = {"queue": ready, "queue_limit": self._prefetch}
+        return {**counts, "bad": self._bad.replaced, "wait_s": self._wait_s, **gauges}
+
+    def _await(self, step: _Step) -> None:
+        """Until all work on the step is done; raises what any of it met, and says now and then what it waits for."""
+        began, patience = time.monotonic(), PATIENCE_S
+        while True:
+            late = wait(step.work, patience, FIRST_EXCEPTION).not_done
+            for work in step.work:
+                if work.done():
+                    work.result()
+            if not late:
+                return
+            patience *= 2
+            self._tell_late(step.batch.position, time.monotonic() - began)
+
+    def _tell_late(self, position: int, seconds: float) -> None:
+        asked = self._reader.fetcher.oldest()
+        what = asked or Asked("", 0, 0, time.monotonic())
+        if self._on_late:
+            facts = {"object": what.url, "start": what.start, "length": what.length}
+            since = time.monotonic() - what.since
+            self._on_late({"position": position, "seconds": seconds, **facts, "asked_s": since})
 
     def _make_ahead(self) -> None:
         while len(self._steps) < self._prefetch:
-            if len(self._scouted) < SCOUT_STEPS:
-                self._scout()
-            self._steps.append(self._begin(*self._scouted.popleft()))
-
-    def _scout(self) -> None:
-        """Works out the items and samples of some coming steps, and announces the windows they enter."""
-        m, own = self._micro_batch, len(self._slots) * self._micro_batch
-        half_epoch = self._order.geometry.samples // (2 * self._batch)  # else blocks would stay for the next
-        count = SCOUT_STEPS + min(SCOUT_ITEMS // own, half_epoch)
-        positions = self._positions(count)
-        mine = slice(self._slots.start * m, self._slots.stop * m)
-        items = np.concatenate([self._order.step_items(at, self._batch)[mine] for at in positions])
-        window = self._order.windows(items)
-        entering = self._entering(window)
-        if entering:
-            self._reader.expect(self._coming(items[entering]))
-        parts = zip(
-            positions, items.reshape(-1, own), self._order.ids_at(window).reshape(-1, own), strict=True
-        )
-        self._scouted.extend(parts)
-        self._scout_position = positions[-1] + self._batch
-
-    def _positions(self, count: int) -> list[int]:
-        """Where the next `count` steps to scout begin."""
-        ahead = range(
-            self._scout_position, self._scout_position + (count + len(self._skip)) * self._batch, self._batch
-        )
-        return [at for at in ahead if at not in self._skip][:count]
-
-    def _coming(self, entering: Ints) -> Ints:
-        """The sample ids that will be taken of the windows that these items enter, in the order of turn."""
-        if not self._skip:
-            return self._order.rest_of_windows(entering)
-        items = self._order.items_of_windows(entering)
-        begins = items - (items - self._first_position) % self._batch
-        return self._order.sample_ids(items[~np.isin(begins, list(self._skip))])
-
-    def _entering(self, window: Window) -> list[int]:
-        """Places of the items that are the first of their window."""
-        first = []
-        keys = zip(window.lane.tolist(), window.epoch.tolist(), window.number.tolist(), strict=True)
-        for place, (lane, epoch, number) in enumerate(keys):
-            if self._entered.get(lane) != (epoch, number):
-                self._entered[lane] = epoch, number
-                first.append(place)
-        return first
+            self._steps.append(self._begin(*self._scout.next()))
 
     def _begin(self, position: int, items: Ints, ids: Ints) -> _Step:
         """Sets the threads to work on a step."""
@@ -232,7 +220,11 @@ class Loader:
             return decode(sample.image), sample.labels, own
         except Undecodable as error:
             failed = [(own, str(error))]
-        for substitute, _ in zip(self._order.successors(item), range(SUBSTITUTES), strict=False):
+        if not self._substitutes:
+            raise BadDataset(
+                f"{self._bad.url}: sample {own} does not decode: {failed[0][1]}; run `mixer verify`"
+            )
+        for substitute, _ in zip(self._order.successors(item), range(self._substitutes), strict=False):
             sample = self._reader.peek(substitute)
             try:
                 pixels = decode(sample.image)
@@ -247,20 +239,14 @@ class Loader:
         )
 
 
-def _open_reader(dataset: Dataset, order: Order, slots: int, all_slots: int) -> Reader:
+def _open_reader(
+    dataset: Dataset, order: Order, slots: int, all_slots: int, cache: BlockCache | None
+) -> Reader:
     geometry = order.geometry
     if geometry.resident:
-        return ResidentReader(dataset)
+        return ResidentReader(dataset, cache)
     lanes = -(-geometry.lanes * slots // all_slots)
-    return BlockReader(dataset, geometry.block, room=max(4, lanes * (geometry.window + 1)))
-
-
-def _check_skip(skip: Collection[int], batch: int, position: int) -> None:
-    off = [at for at in skip if (at - position) % batch]
-    if off:
-        raise ValueError(
-            f"skip: no step of {batch} from position {position} on begins at {off[0]}; give positions where steps begin"
-        )
+    return BlockReader(dataset, geometry.block, max(4, lanes * (geometry.window + 1)), cache)
 
 
 def _check(dataset: Dataset, order: Order, batch: int, micro_batch: int, slots: range, position: int) -> None:

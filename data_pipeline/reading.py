@@ -14,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
 from data_pipeline.blocks import BlockFetcher, Sample
+from data_pipeline.cache import BlockCache
 from data_pipeline.feistel import Ints
 from data_pipeline.shards.dataset import Dataset
 
@@ -42,8 +43,8 @@ class Reader(Protocol):
 class BlockReader:
     """Reads blocks of `block` samples ahead, about `room` of them in memory."""
 
-    def __init__(self, dataset: Dataset, block: int, room: int) -> None:
-        self.fetcher = BlockFetcher(dataset)
+    def __init__(self, dataset: Dataset, block: int, room: int, cache: BlockCache | None = None) -> None:
+        self.fetcher = BlockFetcher(dataset, cache)
         self._samples, self._block, self._room = dataset.samples, block, room
         self._pool = ThreadPoolExecutor(FETCH_THREADS, "mixer-fetch")
         self._lock = threading.Lock()
@@ -78,6 +79,7 @@ class BlockReader:
         return (future.result() if future else self._fetch(block))[within]
 
     def close(self) -> None:
+        self.fetcher.close()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _fill_room(self) -> None:
@@ -102,8 +104,8 @@ class BlockReader:
 class ResidentReader:
     """Reads every shard once, from the start, and keeps it."""
 
-    def __init__(self, dataset: Dataset) -> None:
-        self.fetcher = BlockFetcher(dataset)
+    def __init__(self, dataset: Dataset, cache: BlockCache | None = None) -> None:
+        self.fetcher = BlockFetcher(dataset, cache)
         self._dataset = dataset
         self._pool = ThreadPoolExecutor(FETCH_THREADS, "mixer-fetch")
         self._shards = [
@@ -122,4 +124,5 @@ class ResidentReader:
         return self.take(sample)
 
     def close(self) -> None:
+        self.fetcher.close()
         self._pool.shutdown(wait=True, cancel_futures=True)

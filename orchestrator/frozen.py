@@ -16,10 +16,12 @@ import yaml
 
 from data_pipeline.order import Geometry, choose_geometry
 from orchestrator.errors import UserError
-from orchestrator.spec import Spec, validate
+from orchestrator.spec import Spec
+from orchestrator.spec_text import validate
 
 FORMAT = 1
-_DATA_RESOURCES = {"train", "val", "threads"}  # a copy of the same data elsewhere is the same data
+# A copy of the same data elsewhere is the same data, and neither threads nor a cache change a pixel.
+_DATA_RESOURCES = {"train", "val", "threads", "cache", "bad"}
 _TRAIN_RESOURCES = {"compile_cache"}
 
 

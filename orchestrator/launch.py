@@ -24,7 +24,8 @@ from orchestrator.errors import DONE, RESUMABLE, SpecError, StoreLost, UserError
 from orchestrator.frozen import DataFacts, Frozen, bind, differences, identity, resources
 from orchestrator.run_log import ENDS, Entry, RunLog, new_writer
 from orchestrator.run_store import Heartbeat, Run, create, effective, list_runs, new_name, runs_url
-from orchestrator.spec import Spec, load_spec, parse_spec
+from orchestrator.spec import Spec
+from orchestrator.spec_text import load_spec, parse_spec
 
 Say = Callable[[str], None]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")

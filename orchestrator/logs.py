@@ -143,11 +143,18 @@ def _bad(event: Event) -> str:
     )
 
 
+def _late(event: Event) -> str:
+    what = f"{event['object']}, bytes {event['start']}+{event['length']}"
+    where = f"{what}, asked for {event['asked_s']:.0f} s ago" if event["object"] else "the decoding"
+    return f"rank {event['rank']} has waited {event['seconds']:.0f} s for its data: {where}"
+
+
 _EVENTS: dict[str, Callable[[Event], str]] = {
     "step": _step,
     "worker": lambda e: f"rank {e['rank']} works on {e['host']}, process {e['pid']}",
     "evaluated": _evaluated,
     "bad sample": _bad,
+    "data late": _late,
     "error": lambda e: f"error: {first_line(e['error'])}",
     "save waited": lambda e: (
         f"save of step {e['step']} waited {e['seconds']:.1f} s for the one of step {e['behind']}"

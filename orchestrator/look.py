@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,14 +64,21 @@ class Cell:
         return found
 
 
-def look(seen: View, path: Path, *, slots: range | None = None, images: int | None = None) -> dict[str, Any]:
+def look(
+    seen: View,
+    path: Path,
+    *,
+    slots: range | None = None,
+    images: int | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
     """Write the sheet of `seen` to `path`; the facts it shows. UserError for slots or a number of images that a step has not.
 
-    `slots` shows those whole, `images` the first so many; else the first MOST_IMAGES.
+    `slots` shows those whole, `images` the first so many; else the first MOST_IMAGES. `say` hears what is waited for.
     """
     slots, count = _shown(seen.frozen, slots, images)
     dataset = open_dataset(seen.frozen.spec.data.train, seen.frozen.train)
-    micros = _load(seen, dataset, slots)
+    micros = _load(seen, dataset, slots, say)
     cells = [cell for micro in micros for cell in _cells(seen.frozen, micro)][:count]
     digest = _digest(seen, micros)
     facts = {**_facts(seen, digest), "slots": [slots.start, slots.stop], "images": len(cells)}
@@ -100,11 +107,15 @@ def _shown(frozen: Frozen, slots: range | None, images: int | None) -> tuple[ran
     return range(math.ceil(count / train.micro_batch)), count
 
 
-def _load(seen: View, dataset: Dataset, slots: range) -> list[MicroBatch]:
-    """These slots of the step, as a worker gets them. One bad sample more or less is not this command's business."""
+def _load(seen: View, dataset: Dataset, slots: range, say: Callable[[str], None]) -> list[MicroBatch]:
+    """These slots of the step, as a worker gets them. How many samples are bad is not this command's business."""
     position = seen.batch * seen.frozen.spec.train.global_batch
     where = {"position": position, "prefetch": 1, "bad_share": 1.0}
-    with slots_loader(seen.frozen, dataset, slots, **where) as loader:
+
+    def late(facts: dict[str, Any]) -> None:
+        say(f"waiting for {facts.get('object') or dataset.url} since {facts.get('seconds', 0):.0f} s")
+
+    with slots_loader(seen.frozen, dataset, slots, **where, on_late=late) as loader:
         return next(loader).micro_batches
 
 
@@ -190,7 +201,7 @@ def _recipe(frozen: Frozen) -> str:
         if data.decode == "rrc"
         else "resized"
     )
-    steps = [f"{size} x {size}", crop, "mirrored at random" if data.flip else ""]
+    steps = [f"{size} x {size}", data.interpolation, crop, "mirrored at random" if data.flip else ""]
     if random := data.augment.randaugment:
         steps.append(f"RandAugment {random.ops} ops of magnitude {random.magnitude:g}")
     if data.augment.mixup:

@@ -17,7 +17,8 @@ from pydantic.fields import FieldInfo
 from mixer_model.config import PRESETS
 from orchestrator.durations import Duration, parse_bytes
 from orchestrator.frozen import DataFacts, identity, resources
-from orchestrator.spec import Section, Spec, validate
+from orchestrator.spec import Section, Spec
+from orchestrator.spec_text import validate
 
 SMALLEST = {
     "name": "x",

@@ -23,7 +23,7 @@ from data_pipeline.storage import NotFound, Store, StoreError, open_store
 from orchestrator.errors import RunBusy, UserError
 from orchestrator.frozen import Frozen
 from orchestrator.run_log import Entry, RunLog, new_writer
-from orchestrator.spec import validate
+from orchestrator.spec_text import validate
 
 HOLDER_EVERY_S, HOLDER_STALE_S = 10.0, 30.0
 _ALPHABET = string.ascii_lowercase + string.digits

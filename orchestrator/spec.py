@@ -1,31 +1,17 @@
-"""The spec of a run: what a user writes in YAML, checked before anything starts.
+"""The spec of a run: what its keys are, what they mean and which values are allowed.
 
-YAML text -> `--set key.path=value` applied -> validated Spec. Unknown keys are refused with the nearest known one. Spec knows
-nothing of buckets: `frozen.py` binds it to a data set and freezes it beside the run.
+`spec_text.py` makes a Spec of what a user wrote; `frozen.py` binds it to a data set and freezes it beside the run. Spec knows nothing
+of buckets.
 """
 
 from __future__ import annotations
 
-import difflib
-import re
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
 from mixer_model.config import config as mixer_config
 from orchestrator.durations import Duration, parse_bytes, parse_duration, parse_interval
-from orchestrator.errors import SpecError, UserError
 
 Steps = Annotated[Duration, BeforeValidator(parse_duration), PlainSerializer(str, return_type=str)]
 Interval = Annotated[Duration, BeforeValidator(parse_interval), PlainSerializer(str, return_type=str)]
@@ -92,6 +78,13 @@ class Augment(Section):
     mixup: float = Field(0.0, ge=0, description="the Beta distribution's parameter; 0 is off")
 
 
+class Cache(Section):
+    """A folder of each machine that keeps blocks of the data for later epochs, shared by its workers."""
+
+    size: Bytes = Field(ge=64_000_000, description="at most about this much of the disk")
+    folder: str = Field("~/.cache/mixer/blocks", description="on a fast local disk")
+
+
 class Data(Section):
     """Where the images are, and how a training image is made of one."""
 
@@ -99,6 +92,9 @@ class Data(Section):
     val: str | None = Field(None, description="url of validation shards")
     decode: Literal["rrc", "resize"] = Field(
         "rrc", description="random resized crop, or the whole image resized"
+    )
+    interpolation: Literal["bilinear", "bicubic"] = Field(
+        "bilinear", description="how images are resized, antialiased"
     )
     scale: tuple[float, float] = Field(
         (0.08, 1.0), description="share of the image's area that a crop covers"
@@ -111,6 +107,10 @@ class Data(Section):
     )
     window_memory: Bytes = Field(
         2_000_000_000, ge=1, description="bytes of shuffle windows the smallest world may hold, job-wide"
+    )
+    cache: Cache | None = Field(None, description="off when left out")
+    bad: Literal["substitute", "raise"] = Field(
+        "substitute", description="an image that does not decode: take another by rule, or end the run"
     )
     bad_share: float = Field(
         0.0001, ge=0, le=1, description="share of samples that may be undecodable before the run stops"
@@ -293,119 +293,3 @@ class Spec(Section):
                 f"so at most {slots} workers have work"
             )
         return self
-
-
-_CREDENTIAL = re.compile(r"://[^/@\s]+:[^/@\s]+@|(?:AKIA|ASIA)[A-Z0-9]{16}")
-
-
-def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> Spec:
-    """The Spec in the YAML file `path` with `key.path=value` overrides applied. SpecError or UserError."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(
-            f"{path}: {error.strerror or error}; give the path of a spec (see runs/) or the name of a run"
-        ) from None
-    return parse_spec(text, overrides, where=str(path))
-
-
-def parse_spec(text: str, overrides: Sequence[str] = (), where: str = "spec") -> Spec:
-    """The Spec in YAML `text` with overrides applied. SpecError lists every mistake, one line each."""
-    if _CREDENTIAL.search(text) or any(_CREDENTIAL.search(item) for item in overrides):
-        raise SpecError(
-            [f"{where}: holds what looks like a credential; take it out and use the usual AWS places"]
-        )
-    try:
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise SpecError([f"{where}: not YAML: {' '.join(str(error).split())}"]) from None
-    if not isinstance(tree, dict):
-        raise SpecError([f"{where}: got {type(tree).__name__}; a spec is a mapping of keys (see runs/)"])
-    for item in overrides:
-        _set(tree, item)
-    return validate(tree)
-
-
-def validate(tree: dict[str, Any]) -> Spec:
-    """The Spec of a mapping. SpecError lists every mistake, one line each."""
-    try:
-        return Spec.model_validate(tree)
-    except ValidationError as error:
-        raise SpecError([_problem(item) for item in error.errors()]) from None
-
-
-def _set(tree: dict[str, Any], item: str) -> None:
-    path, equals, value = item.partition("=")
-    if not equals or not path:
-        raise SpecError([f"--set {item}: write key.path=value"])
-    *parents, last = path.split(".")
-    node = tree
-    for key in parents:
-        child = node.get(key)
-        node[key] = node = {} if child is None else child
-        if not isinstance(node, dict):
-            raise SpecError([f"--set {item}: {key} is a value, it has no keys below it"])
-    node[last] = _scalar(value)
-
-
-def _scalar(text: str) -> Any:
-    value = yaml.safe_load(text) if text else ""
-    if isinstance(value, str):  # YAML 1.1 reads 1e-3 as text
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
-
-
-def _problem(error: Any) -> str:
-    loc = [str(part) for part in error["loc"]]
-    if error["type"] == "extra_forbidden":
-        return f"{'.'.join(loc)}: unknown key; {_nearest(loc)}"
-    message = error["msg"].removeprefix("Value error, ")
-    if error["type"] == "missing":
-        return f"{'.'.join(loc)}: missing; {_describe(loc)}"
-    given = (
-        "" if isinstance(error["input"], dict) or message.startswith("got ") else f"got {error['input']!r}; "
-    )
-    return f"{'.'.join(loc) or 'spec'}: {given}{message[:1].lower()}{message[1:]}"
-
-
-def _section(loc: Sequence[str]) -> type[BaseModel] | None:
-    """The Section class that holds the key at `loc`."""
-    section: type[BaseModel] = Spec
-    for key in loc[:-1]:
-        field = section.model_fields.get(key)
-        kinds: tuple[Any, ...] = (
-            (field.annotation, *getattr(field.annotation, "__args__", ())) if field else ()
-        )
-        inner = next((kind for kind in kinds if _is_section(kind)), None)
-        if inner is None:
-            return None
-        section = inner
-    return section
-
-
-def _is_section(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, BaseModel)
-
-
-def _names(section: type[BaseModel]) -> list[str]:
-    return [field.alias or name for name, field in section.model_fields.items()]
-
-
-def _nearest(loc: Sequence[str]) -> str:
-    section = _section(loc)
-    names = _names(section) if section else []
-    close = difflib.get_close_matches(loc[-1], names, n=1, cutoff=0.5)
-    return f"did you mean {close[0]}?" if close else f"allowed here: {', '.join(names)}"
-
-
-def _describe(loc: Sequence[str]) -> str:
-    section = _section(loc)
-    field = section.model_fields.get(loc[-1]) if section else None
-    kind = field.annotation if field else None
-    said = field.description if field else None
-    return said or (
-        f"a section: {(kind.__doc__ or '').splitlines()[0]}" if _is_section(kind) and kind else "give it"
-    )

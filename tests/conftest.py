@@ -57,6 +57,14 @@ def rgw() -> Iterator[Gateway]:
 
 
 @pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """A folder below the temporary one itself."""
+    folder = Path(tempfile.mkdtemp(prefix="chaos-"))
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
 def rclone_bucket(rclone_store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> BucketMaker:
     """Call it for the url of a fresh bucket on rclone; the AWS_* variables are set for this test."""
     _set(monkeypatch, rclone_store.env)

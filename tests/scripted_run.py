@@ -21,7 +21,7 @@ from orchestrator.digests import slot_digest
 from orchestrator.frozen import DataFacts, Frozen, bind
 from orchestrator.run_log import Entry, RunLog
 from orchestrator.run_store import Run
-from orchestrator.spec import validate
+from orchestrator.spec_text import validate
 from orchestrator.status import Book
 
 START = 1_780_000_000.0

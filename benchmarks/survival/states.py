@@ -29,7 +29,7 @@ def make_engine(preset: str, zero: int) -> Any:
     """An engine after one optimizer step, so that every moment holds something."""
     import torch
 
-    from orchestrator.spec import parse_spec
+    from orchestrator.spec_text import parse_spec
     from orchestrator.training.engine import Engine, join
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))

@@ -57,6 +57,10 @@ class LocalStore:
     def url(self) -> str:
         return self.root.as_uri()
 
+    @property
+    def remote(self) -> bool:
+        return False
+
     def get(self, key: str) -> bytes:
         try:
             return self._path(key).read_bytes()

@@ -50,6 +50,10 @@ class S3Store:
         return f"s3://{self._client.bucket}/{self._prefix}".rstrip("/")
 
     @property
+    def remote(self) -> bool:
+        return True
+
+    @property
     def retries(self) -> int:
         return self._client.retries
 
@@ -70,7 +74,22 @@ class S3Store:
         check_range(what, start, length)
         if length == 0:
             return b""
-        return self._range(key, start, length, lambda response: _exact_range(response, what, start, length))
+        name, ranges = self._name(key), self._client.ranges
+
+        def attempt() -> bytes:
+            data = ranges.get(name, start, length) if ranges else None
+            return data if data is not None else self._by_boto(name, what, start, length)
+
+        return self._client.again("get_object", name, attempt)
+
+    def _by_boto(self, name: str, what: str, start: int, length: int) -> bytes:
+        asked = f"bytes={start}-{start + length - 1}"
+        return self._client.once(
+            "get_object",
+            lambda response: _exact_range(response, what, start, length),
+            Key=name,
+            Range=asked,
+        )
 
     def read_into(self, key: str, start: int, buffers: Sequence[memoryview]) -> None:
         what, length = f"{self.url}/{key}", sum(buffer.nbytes for buffer in buffers)
@@ -230,6 +249,10 @@ def _exact_range(response: Any, what: str, start: int, length: int) -> bytes:
         data = _whole_body(response)
     else:
         response["Body"].close()
+        if response["ContentRange"].startswith(f"bytes {start}-{start + length - 1}/"):
+            raise Unavailable(
+                f"{what}: a body of {response['ContentLength']} bytes came as {response['ContentRange']}"
+            )
     if len(data) != length:
         raise StoreError(f"{what}: bytes {start}+{length} were asked for, the object is shorter")
     return data

@@ -22,6 +22,7 @@ from botocore import exceptions as aws
 from botocore.config import Config
 
 from data_pipeline.errors import AccessDenied, NotFound, StoreError, Unavailable
+from data_pipeline.storage.s3_ranges import range_gets
 
 T = TypeVar("T")
 
@@ -80,7 +81,8 @@ class S3Client:
         self.retries = 0
         self._lock = threading.Lock()
         try:
-            self._client = _connect()
+            session, self._client, amazon = _connect()
+            self.ranges = range_gets(session, self._client, bucket, amazon=amazon)
         except (*NO_CREDENTIALS, aws.CredentialRetrievalError) as error:
             raise AccessDenied(
                 f"cannot open s3://{bucket}: {type(error).__name__}; {CREDENTIALS_HINT}"
@@ -101,8 +103,11 @@ class S3Client:
         `finish` reads the body, so that a body that breaks off is asked for again too. Raises NotFound,
         AccessDenied, Taken, Unsupported, Unavailable, or StoreError for all else.
         """
-        method = getattr(self._client, operation)
-        return self.again(operation, key, lambda: finish(method(Bucket=self.bucket, **parameters)))
+        return self.again(operation, key, lambda: self.once(operation, finish, **parameters))
+
+    def once(self, operation: str, finish: Callable[[Any], T], **parameters: Any) -> T:
+        """The same, sent once. Raises what boto3 does; inside `again` that is translated."""
+        return finish(getattr(self._client, operation)(Bucket=self.bucket, **parameters))
 
     def again(self, operation: str, key: str, attempt: Callable[[], T]) -> T:
         """What `attempt` gives, tried until it works, fails for good, or the patience is used up."""
@@ -157,15 +162,15 @@ class S3Client:
         return Unavailable(said) if code in PASSING or status >= 500 or status == 429 else StoreError(said)
 
 
-def _connect() -> Any:
-    """A client from the usual AWS chain; path-style addresses at an endpoint that is not Amazon's."""
+def _connect() -> tuple[Any, Any, bool]:
+    """Session and client from the usual AWS chain, and whether it is Amazon's; elsewhere addresses are path-style."""
     session = boto3.session.Session()
     client = _client(session, {})
     if session.get_credentials() is None:
         raise aws.NoCredentialsError
     host = urlsplit(client.meta.endpoint_url).hostname or ""
     amazon = host.endswith((".amazonaws.com", ".amazonaws.com.cn"))
-    return client if amazon else _client(session, {"addressing_style": "path"})
+    return session, client if amazon else _client(session, {"addressing_style": "path"}), amazon
 
 
 def _client(session: Any, s3: dict[str, str]) -> Any:

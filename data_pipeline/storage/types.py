@@ -58,6 +58,10 @@ class Store(Protocol):
     patience_s: float  # how long a request that fails for a passing reason is sent again; may be changed
 
     @property
+    def remote(self) -> bool:
+        """Whether bytes come over a network, where one request may take a hundred times as long as the next."""
+
+    @property
     def retries(self) -> int:
         """How often a request was sent again, since this store was opened."""
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.commands.shared import Json, RunName, Set, Store, out, print_facts, print_json
+from orchestrator.commands.shared import Json, RunName, Set, Store, out, print_facts, print_json, say
 from orchestrator.errors import UserError
 
 
@@ -71,7 +71,13 @@ def look(
     from orchestrator.view import view
 
     seen = view(target, store=store, overrides=overrides or [], step=step)
-    facts = run_look(seen, path or Path(f"{seen.name}-step-{seen.step}.png"), slots=wanted, images=images)
+    facts = run_look(
+        seen,
+        path or Path(f"{seen.name}-step-{seen.step}.png"),
+        slots=wanted,
+        images=images,
+        say=say(quiet=True),
+    )
     if as_json:
         print_json(facts)
         return

@@ -45,7 +45,7 @@ def train(
 
 def _check_spec(target: str, overrides: list[str] | None) -> None:
     """Say what is wrong with a spec before anything slower is loaded."""
-    from orchestrator.spec import load_spec
+    from orchestrator.spec_text import load_spec
 
     if Path(target).suffix in (".yaml", ".yml"):
         load_spec(target, overrides or [])

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from data_pipeline.augment import Recipe
+from data_pipeline.cache import BlockCache
 from data_pipeline.eval_loader import EvalLoader
 from data_pipeline.loader import Loader
 from data_pipeline.order import Order, owned_slots
@@ -39,8 +40,15 @@ def recipe(frozen: Frozen) -> Recipe:
         scale=data.scale,
         ratio=data.ratio,
         flip=data.flip,
+        interpolation=data.interpolation,
         randaugment=(random.ops, random.magnitude) if random else None,
     )
+
+
+def block_cache(frozen: Frozen) -> BlockCache | None:
+    """The cache of this machine, where the spec asks for one."""
+    cache = frozen.spec.data.cache
+    return BlockCache(cache.folder, cache.size) if cache else None
 
 
 def training_loader(
@@ -54,7 +62,9 @@ def training_loader(
         owned_slots(place.rank, place.world, train.micro_batches),
         position=position,
         skip=[number * train.global_batch for number in left_out],
+        cache=block_cache(frozen),
         on_bad=lambda facts: events.note("bad sample", **facts),
+        on_late=lambda facts: events.note("data late", **facts),
         pin=place.device.type == "cuda",
     )
 
@@ -62,7 +72,7 @@ def training_loader(
 def slots_loader(frozen: Frozen, dataset: Dataset, slots: range, **where: Any) -> Loader:
     """These slots of the run's steps. `where`: position, and what else a Loader may be told that does not change what it gives."""
     train, data = frozen.spec.train, frozen.spec.data
-    where = {"threads": data.threads, "bad_share": data.bad_share, **where}
+    where = {"threads": data.threads, "bad": data.bad, "bad_share": data.bad_share, **where}
     return Loader(
         dataset,
         Order(frozen.geometry),
@@ -85,6 +95,7 @@ def evaluation_batches(
         world=place.world,
         micro_batch=frozen.spec.train.micro_batch,
         threads=frozen.spec.data.threads,
+        cache=block_cache(frozen),
         bad_share=frozen.spec.data.bad_share,
         on_bad=on_bad,
     )

@@ -36,6 +36,10 @@ class Front:
         """No rule of fault `number` from now on; how many requests it met."""
         return int(self._tell({"end": number})["done"].get(str(number), 0))
 
+    def met(self, number: int) -> int:
+        """How many requests fault `number` has met so far."""
+        return int(self._tell({})["done"].get(str(number), 0))
+
     def asked(self, what: str) -> int:
         """Requests so far, by method and folder: `PUT checkpoints`."""
         return int(self._tell({})["asked"].get(what, 0))

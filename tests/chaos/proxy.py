@@ -5,8 +5,10 @@ untouched, so signatures stay valid. Rules come as JSON lines over the unix sock
 hits left is applied. Every request and every deed is counted: a fault that nobody met is not a fault.
 
 What a rule can do: `503` (refused, not passed on), `reset` (RST, not passed on), `cut` (half of the upload passed on, then RST to
-both), `lost` (passed on and done, the reply dropped), `truncate` (half of the reply's body), `flip` (one bit of the reply's body),
-`latency` (late by `seconds`), `freeze` (requests wait until the rule is over).
+both), `lost` (passed on and done, the reply dropped), `latency` (late by `seconds`), `freeze` (requests wait until the rule is
+over). And to the body of a reply, at byte `at` of it (from the end where negative, else in the middle): `truncate` (it ends there,
+in a RST where `abrupt`), `short` (it ends there, and its length says so), `stall` (for `seconds`, then it ends), `flip` (one bit),
+`swap` (what follows is turned round).
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from urllib.parse import unquote
 
 from tests.chaos.wire import LIMIT, Message, error_reply, read_reply, read_request, reset
 
-DEEDS = ("503", "reset", "cut", "lost", "truncate", "flip", "latency", "freeze")
+DEEDS = ("503", "reset", "cut", "lost", "latency", "freeze", "truncate", "short", "stall", "flip", "swap")
 
 
 @dataclass
@@ -37,14 +39,22 @@ class Rule:
     path: str = ""
     share: float = 1.0  # of the matching requests
     times: int = -1  # hits left; negative: no limit
-    seconds: float = 0.0  # of `latency`
+    seconds: float = 0.0  # of `latency` and `stall`
     until: float = float("inf")
     conditional: bool = False  # only puts with If-None-Match
     number: int = 0  # of the fault it belongs to; deeds are counted under it
+    at: int | None = None  # byte of the reply's body
+    abrupt: bool = False
 
     def __post_init__(self) -> None:
         if self.deed not in DEEDS:
             raise ValueError(f"deed got {self.deed!r}; allowed are {', '.join(DEEDS)}")
+
+    def place(self, body: bytes) -> int:
+        """The byte of the body where it happens."""
+        if self.at is None:
+            return len(body) // 2
+        return max(0, min(len(body) - 1, self.at if self.at >= 0 else len(body) + self.at))
 
     def meets(self, method: str, path: str, conditional: bool) -> bool:
         """Whether it is about this request, now."""
@@ -89,7 +99,7 @@ class Proxy:
         if rule and deed in ("latency", "freeze"):
             await asyncio.sleep(rule.seconds if deed == "latency" else max(0.0, rule.until - time.time()))
         if deed == "503":
-            return await _answer(writer, error_reply(503, "SlowDown", request.words[0]), deed)
+            return await _answer(writer, error_reply(503, "SlowDown", request.words[0]), None)
         if deed == "reset":
             reset(writer)
             return False
@@ -97,7 +107,7 @@ class Proxy:
         if reply is None or deed == "lost":
             reset(writer)
             return False
-        return await _answer(writer, reply, deed)
+        return await _answer(writer, reply, rule)
 
     async def _pass_on(self, request: Message, *, cut: bool) -> Message | None:
         """The store's reply. None where the upload was cut, or the store is gone."""
@@ -132,17 +142,30 @@ class Proxy:
         writer.close()
 
 
-async def _answer(writer: asyncio.StreamWriter, reply: Message, deed: str) -> bool:
+async def _answer(writer: asyncio.StreamWriter, reply: Message, rule: Rule | None) -> bool:
     """Send the reply, spoiled where asked for; whether the connection goes on."""
-    if deed == "flip" and reply.body:
-        spoiled = bytearray(reply.body)
-        spoiled[len(spoiled) // 2] ^= 1
-        reply.body = bytes(spoiled)
+    deed, at = (rule.deed, rule.place(reply.body)) if rule and reply.body else ("", 0)
+    _spoil(reply, deed, at)
     whole = reply.to_bytes(close=False)
-    broken = deed == "truncate" and len(reply.body) > 0
-    writer.write(whole[: len(whole) - (len(reply.body) + 1) // 2] if broken else whole)
+    broken = deed in ("truncate", "stall")
+    writer.write(whole[: len(whole) - len(reply.body) + at] if broken else whole)
     await writer.drain()
+    if rule and deed == "stall":
+        await asyncio.sleep(rule.seconds)
+    if rule and broken and rule.abrupt:
+        reset(writer)
     return not broken
+
+
+def _spoil(reply: Message, deed: str, at: int) -> None:
+    body = bytearray(reply.body)
+    if deed == "flip":
+        body[at] ^= 1
+    elif deed == "swap":
+        body[at:] = body[at:][::-1]
+    elif deed == "short":
+        del body[at:]
+    reply.body = bytes(body)
 
 
 def _folder(path: str) -> str:

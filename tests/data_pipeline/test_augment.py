@@ -191,3 +191,25 @@ def test_randaugment_takes_two_draws_per_operation() -> None:
 def test_recipes_are_checked(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="give"):
         Recipe(**{"image_size": 32, **wrong})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("shape", [(300, 400), (160, 90), (97, 311)])
+def test_both_ways_of_resizing_are_pillows_to_a_grey_level(shape: tuple[int, int]) -> None:
+    """On pictures without hard edges; where Pillow's bicubic overshoots it clips between its two passes, torch at the end."""
+    image = gradient(*shape) // 2 + 60
+    for how, resample in (("bilinear", Image.Resampling.BILINEAR), ("bicubic", Image.Resampling.BICUBIC)):
+        ours = resize(image, 64, 64, "bicubic" if how == "bicubic" else "bilinear").astype(int)
+        theirs = np.asarray(Image.fromarray(image).resize((64, 64), resample)).astype(int)
+        assert np.abs(ours - theirs).max() <= (1 if how == "bilinear" else 2), how
+    assert not np.array_equal(resize(image, 64, 64, "bicubic"), resize(image, 64, 64, "bilinear"))
+
+
+def test_a_recipe_resizes_as_it_says() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    for mode in ("rrc", "resize"):
+        one, other = (Recipe(16, mode=mode, interpolation=how) for how in ("bilinear", "bicubic"))
+        assert not np.array_equal(view(one, image, 1, 2), view(other, image, 1, 2))
+        outs = [np.zeros((16, 16, 3), np.uint8) for _ in range(2)]
+        for recipe, out in zip((one, other), outs, strict=True):
+            recipe.evaluate(image, out)
+        assert not np.array_equal(*outs)

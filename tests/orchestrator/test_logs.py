@@ -112,3 +112,14 @@ def test_control_characters_never_reach_a_terminal() -> None:
     assert redact("a\x1b[2Jb\x07c\rd") == "abcd"
     assert first_line("\n\n  one\ttwo \nthree") == "one two"
     assert first_line("x" * 50, 10) == "x" * 9 + "…"
+
+
+def test_data_that_is_late_is_named(tmp_path: Path) -> None:
+    run = ScriptedRun(tmp_path)
+    one = run.begin()
+    facts = {"position": 64, "seconds": 10.2, "start": 5, "length": 7, "asked_s": 9.6}
+    run.note(one, "data late", object="s3://b/s-000001.tar", **facts)
+    run.note(one, "data late", object="", **facts)
+    told = "\n".join(lines([], run.book().events))
+    assert "rank 0 has waited 10 s for its data: s3://b/s-000001.tar, bytes 5+7, asked for 10 s ago" in told
+    assert "for its data: the decoding" in told

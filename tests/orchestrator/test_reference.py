@@ -13,7 +13,7 @@ import yaml
 from orchestrator.errors import SpecError
 from orchestrator.frozen import DataFacts, identity, resources
 from orchestrator.reference import SMALLEST, spec_reference
-from orchestrator.spec import parse_spec, validate
+from orchestrator.spec_text import parse_spec, validate
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "spec.md"
 

@@ -9,7 +9,7 @@ import pytest
 from orchestrator.durations import parse_bytes, parse_duration
 from orchestrator.errors import SpecError, UserError
 from orchestrator.frozen import DataFacts, Frozen, bind, differences, identity
-from orchestrator.spec import load_spec, parse_spec
+from orchestrator.spec_text import load_spec, parse_spec
 
 GOOD = """
 name: t
@@ -125,3 +125,9 @@ def test_sizes() -> None:
     assert parse_bytes("2GiB") == 2 << 30
     with pytest.raises(ValueError, match="number of bytes"):
         parse_bytes("many")
+
+
+def test_a_cache_too_small_to_hold_blocks_is_refused() -> None:
+    assert parse_spec(GOOD, ["data.cache.size=200 GB"]).data.cache is not None
+    with pytest.raises(SpecError, match=r"data\.cache\.size: .*64000000"):
+        parse_spec(GOOD, ["data.cache.size=1 MB"])

@@ -90,7 +90,7 @@ def test_blocks_of_skipped_steps_do_not_stay(make_set: MakeSet, every: int) -> N
         reader = loader._reader
         assert isinstance(reader, BlockReader)
         waiting = sum(reader._uses.values())
-    ahead = (len(loader._scouted) + 2) * B + geometry.lanes * geometry.window * geometry.block
+    ahead = (len(loader._scout._found) + 2) * B + geometry.lanes * geometry.window * geometry.block
     assert waiting <= ahead
 
 

@@ -24,7 +24,7 @@ def work(zero: int) -> dict[str, Any]:
     from torch._dynamo.utils import counters
 
     from data_pipeline.order import owned_slots
-    from orchestrator.spec import parse_spec
+    from orchestrator.spec_text import parse_spec
     from orchestrator.training.engine import Engine, join
 
     place = join()

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.frozen import DataFacts, differences, identity, resources
-from orchestrator.spec import Spec, parse_spec
+from orchestrator.spec import Spec
+from orchestrator.spec_text import parse_spec
 from orchestrator.training import compile_cache
 from orchestrator.training.compile_cache import BadCache, pack, unpack
 

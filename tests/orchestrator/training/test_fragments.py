@@ -32,7 +32,7 @@ def work(
     import torch
 
     from data_pipeline.order import owned_slots
-    from orchestrator.spec import parse_spec
+    from orchestrator.spec_text import parse_spec
     from orchestrator.training import fragments
     from orchestrator.training.engine import Engine, join
     from orchestrator.training.events import Events
