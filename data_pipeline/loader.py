@@ -158,7 +158,7 @@ class Loader:
         in `next` (`wait_s`); and, as of now, steps made and not taken (`queue`) of at most `queue_limit`."""
         counts = self._reader.fetcher.stats()
         counts["retries"] += self._store.retries - self._store_retries
-        ready = sum(all(work.done() for work in step.work) for step in self._steps)
+        ready = sum(all(work.done() for work in step.work) for step in tuple(self._steps))
         gauges = {"queue": ready, "queue_limit": self._prefetch}
         return {**counts, "bad": self._bad.replaced, "wait_s": self._wait_s, **gauges}
 

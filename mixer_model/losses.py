@@ -73,11 +73,12 @@ def mixup(images: Tensor, targets: Tensor, weight: float) -> tuple[Tensor, Tenso
         raise ValueError(
             f"mixup mixes shares float [B,K], given {targets.dtype} {list(targets.shape)}; use one_hot first"
         )
-    return _mix(images, weight), _mix(targets, weight)
+    return mixed(images, weight), mixed(targets, weight)
 
 
-def _mix(values: Tensor, weight: float) -> Tensor:
-    return weight * values + (1.0 - weight) * values.roll(1, dims=0)
+def mixed(values: Tensor, weight: float) -> Tensor:
+    """`weight` of each of the float values [B,...] and 1 - `weight` of the one before it, of the first the last."""
+    return values if weight == 1 else values.lerp(values.roll(1, dims=0), 1 - weight)
 
 
 def _check(logits: Tensor, targets: Tensor) -> None:

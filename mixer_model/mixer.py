@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from .config import IMAGE_CHANNELS, MixerConfig
 from .draws import drop_rates, keep_masks
 
-__all__ = ["Block", "Mixer", "drop_rates", "keep_masks", "to_input"]
+__all__ = ["Block", "Mixer", "drop_rates", "keep_masks", "to_input", "to_pixels"]
 
 NORM_EPS: Final = 1e-6
 # Standard deviation of a unit normal cut off at +-2: divided by it, the cut normal has the variance asked
@@ -148,6 +148,11 @@ class Mixer(nn.Module):
 def to_input(images: Tensor) -> Tensor:
     """uint8 [B,H,W,3] to float32 [B,3,H,W] in [-1,1], the scale of Google's Mixers."""
     return images.permute(0, 3, 1, 2).to(torch.float32).div(127.5).sub(1.0)
+
+
+def to_pixels(x: Tensor) -> Tensor:
+    """The inverse of `to_input`, rounded: float [B,3,H,W] in [-1,1] to uint8 [B,H,W,3]."""
+    return x.float().add(1.0).mul(127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
 
 def _lecun_normal(shape: torch.Size, seed: int, name: str) -> Tensor:

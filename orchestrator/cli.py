@@ -37,6 +37,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "stop": runs.stop,
     "scale": runs.scale,
     "report": results.report,
+    "look": results.look,
     "eval": results.eval_command,
     "export": results.export,
     "demo": results.demo,

@@ -7,8 +7,9 @@ is not part of the history. Slots of a step come from all ranks; their digests i
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from orchestrator.digests import combine
@@ -30,6 +31,11 @@ class StepLine:
         """Which batch of the order it trained on: its items are those from batch * B on. Runs that leave none out need not say."""
         return int(self.facts.get("batch", self.step - 1))
 
+    @cached_property
+    def id_digest(self) -> str:
+        """Of the sample ids that were delivered, slot by slot."""
+        return combine(self.slots[slot] for slot in sorted(self.slots))
+
     def as_json(self) -> dict[str, Any]:
         """step, batch, loss (all digits), world_size, id_digest and what else rank 0 noted."""
         keys = ("loss", "world_size", "position", "lr", "norm")
@@ -37,7 +43,7 @@ class StepLine:
             "step": self.step,
             "batch": self.batch,
             **{key: self.facts.get(key) for key in keys},
-            "id_digest": combine(self.slots[slot] for slot in sorted(self.slots)),
+            "id_digest": self.id_digest,
             "attempt": self.attempt,
         }
 
@@ -75,14 +81,53 @@ def left_out(lines: Sequence[StepLine]) -> list[int]:
     return [batch for batch in range(max(trained, default=0)) if batch not in trained]
 
 
+def batch_of(step: int, lines: Sequence[StepLine], left_out: Collection[int]) -> int:
+    """The batch that `step` trained on, by the `lines` of the run; beyond them the one it will, if just `left_out` are left out.
+
+    A batch that a step of `lines` trained on stays trained on, though it was left out later.
+    """
+    before = [line for line in lines if line.step <= step]
+    number, steps = (before[-1].batch, step - before[-1].step) if before else (-1, step)
+    while steps:
+        number += 1
+        steps -= number not in left_out
+    return number
+
+
+def epochs(lines: Sequence[StepLine], batch: int, samples: int) -> list[dict[str, Any]]:
+    """epoch, steps and id_digest of each epoch that `lines` hold to its end, for global batches of `batch` items.
+
+    A step belongs to the epoch of its first item, `batch number * batch // samples`, also where its last items are of the next one; so
+    the rule rests on the order alone, and two runs of one order compare epoch by epoch. The digest is over the steps' digests in order.
+    """
+    found: dict[int, list[str]] = defaultdict(list)
+    for line in lines:
+        found[line.batch * batch // samples].append(line.id_digest)
+    over = (lines[-1].batch + 1) * batch // samples if lines else 0
+    return [
+        {"epoch": epoch, "steps": len(digests), "id_digest": combine(digests)}
+        for epoch, digests in sorted(found.items())
+        if epoch < over
+    ]
+
+
+def compare(one: Sequence[StepLine], other: Sequence[StepLine]) -> dict[str, Any]:
+    """Whether two runs trained on the same samples, by the steps that both have: steps_compared, alike, and the first step that differs."""
+    pairs = list(zip(one, other, strict=False))
+    differs = next((a.step for a, b in pairs if a.id_digest != b.id_digest), None)
+    return {"steps_compared": len(pairs), "alike": differs is None, "first_difference": differs}
+
+
 def _add(lines: dict[int, StepLine], event: dict[str, Any]) -> None:
     line = lines.setdefault(event["step"], StepLine(event["step"], event["attempt"]))
     line.slots |= {int(slot): digest for slot, digest in event["slots"].items()}
     line.ids |= {int(slot): ids for slot, ids in event.get("ids", {}).items()}
     if "loss" in event:
         line.facts = event
+    elif "batch" in event:  # rank 0's notes may come later
+        line.facts.setdefault("batch", event["batch"])
 
 
 def chain(lines: Iterable[StepLine]) -> str:
     """The digest of all sample ids of `lines`, step by step."""
-    return combine(str(line.as_json()["id_digest"]) for line in lines)
+    return combine(line.id_digest for line in lines)

@@ -126,7 +126,16 @@ def _from_spec(spec: Spec, store: str | None, name: str | None, remember: bool) 
         remember_store(base)
     if run.exists():
         return _resume(run, spec)
-    return Resolved(run, bind(spec, *data_facts(spec), code=code_versions()), new=True)
+    return Resolved(run, _freshly_bound(spec), new=True)
+
+
+def frozen_of(path: str, overrides: Sequence[str] = ()) -> Frozen:
+    """A new run of the spec at `path` as it would be frozen. Nothing is written anywhere."""
+    return _freshly_bound(_absolute(load_spec(path, overrides)))
+
+
+def _freshly_bound(spec: Spec) -> Frozen:
+    return bind(spec, *data_facts(spec), code=code_versions())
 
 
 def _resume(run: Run, spec: Spec) -> Resolved:

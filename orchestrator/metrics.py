@@ -1,6 +1,7 @@
 """The run's ledger as metrics: what a driver shows on Ray's own Prometheus endpoint while it leads.
 
-mixer_step, mixer_loss, mixer_world_size, mixer_goodput, mixer_attempts, mixer_losses and mixer_seconds{name}, each with the label `run`.
+mixer_step, mixer_loss, mixer_world_size, mixer_goodput, mixer_attempts, mixer_losses, mixer_seconds{name} and mixer_loader{name}, each
+with the label `run`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ HELP = {
     "mixer_attempts": "attempts started",
     "mixer_losses": "attempts that a fault, a preemption or a driver's death ended",
     "mixer_seconds": "wall time by name; the names add up to it",
+    "mixer_loader": "what the loader of rank 0 has done in its attempt: bytes, gets, retries and more, by name",
 }
 Panel = Callable[[str, str, float, dict[str, str]], None]
 
@@ -41,8 +43,9 @@ class Metrics:
             return
         for name, value in figures(entries, progress, seconds).items():
             self._panel(name, HELP[name], value, self._labels)
-        for name, value in seconds.items():
-            self._panel("mixer_seconds", HELP["mixer_seconds"], value, {**self._labels, "name": name})
+        for gauge, parts in (("mixer_seconds", seconds), ("mixer_loader", self._totals.loader)):
+            for name, value in parts.items():
+                self._panel(gauge, HELP[gauge], value, {**self._labels, "name": name})
 
 
 def figures(entries: list[Entry], progress: dict[str, Any], seconds: dict[str, float]) -> dict[str, float]:

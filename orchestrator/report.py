@@ -23,6 +23,7 @@ from orchestrator import charts, checkpoints
 from orchestrator.account import Account
 from orchestrator.errors import MixerError
 from orchestrator.headline import cards, header, model_name
+from orchestrator.loading import in_words
 from orchestrator.logs import stamp
 from orchestrator.page import Html, count, facts, page, section, several, size, table, tag
 from orchestrator.redact import first_line
@@ -31,7 +32,7 @@ from orchestrator.status import Book
 from orchestrator.toll import attempt_list, fault_list, time_spent
 
 FIRST_WEIGHT = "blocks.0.mlp_tokens.fc1.weight"
-MOST_UNITS, MOST_BAD = 96, 20
+MOST_UNITS, MOST_BAD, MOST_EPOCHS = 96, 20, 12
 
 
 def write_report(book: Book, path: Path) -> Path:
@@ -58,6 +59,7 @@ def render(book: Book) -> str:
         attempt_list(account),
         _weights(book),
         tag("div", _saved(book), _bad_samples(account), class_="two"),
+        tag("div", _reading(book), _epochs(book), class_="two"),
         tag("div", _setting(account), _identity(book), class_="two"),
         section("Spec", tag("pre", _spec(book), class_="columns"), class_="long"),
         tag("footer", f"Written {stamp(time.time())} from {book.run.url} by mixer. Times are UTC."),
@@ -157,6 +159,25 @@ def _bad_samples(account: Account) -> Html:
         f"{several(len(bad), 'image')} could not be decoded; another took the place of each, by rule.{more}"
     )
     return section("Bad samples", table(["sample", "instead", "why"], rows, numbers=(0, 1)), note=note)
+
+
+def _reading(book: Book) -> Html:
+    found = book.loader
+    if not found:
+        return section("Reading", tag("p", "No loader has told anything yet.", class_="note"))
+    note = f"What the loaders of the newest attempt have done, over {several(int(found['ranks']), 'worker')}."
+    return section("Reading", facts(in_words(found)), note=note)
+
+
+def _epochs(book: Book) -> Html:
+    if not book.epochs:
+        return section("Epochs", tag("p", "None is whole yet.", class_="note"))
+    rows = [
+        [count(each["epoch"]), count(each["steps"]), tag("code", each["id_digest"])]
+        for each in book.epochs[-MOST_EPOCHS:]
+    ]
+    note = "Runs whose digests are alike were trained on the same samples in the same order."
+    return section("Epochs", table(["epoch", "steps", "sample digest"], rows, numbers=(0, 1)), note=note)
 
 
 def _setting(account: Account) -> Html:

@@ -10,7 +10,7 @@ from typing import Any
 
 import mixer_model
 from mixer_model.config import config as mixer_config
-from orchestrator import history, ledger, waterfall
+from orchestrator import history, ledger, loading, waterfall
 from orchestrator.frozen import Frozen
 from orchestrator.run_log import Entry, left_out, live_checkpoints, standing
 from orchestrator.run_store import Run, effective
@@ -48,6 +48,17 @@ class Book:
     @cached_property
     def history(self) -> list[history.StepLine]:
         return history.committed(self.entries, self.events)
+
+    @cached_property
+    def epochs(self) -> list[dict[str, Any]]:
+        """The whole epochs of the committed history, each with the digest of its sample ids."""
+        return history.epochs(self.history, self.frozen.spec.train.global_batch, self.frozen.geometry.samples)
+
+    @cached_property
+    def loader(self) -> dict[str, float] | None:
+        """What the loaders of the newest attempt have done, and the seconds that its steps waited for them."""
+        found = loading.figures(self.events, self.attempt.n) if self.attempt else None
+        return found and {**found, "data_wait_s": self.waterfall[-1]["ledger"].get("data wait", 0.0)}
 
     @property
     def attempt(self) -> Entry | None:
@@ -98,7 +109,9 @@ class Book:
             "goodput": self.ledger.goodput,
             "wall_s": self.ledger.wall_s,
             "ledger": self.ledger.seconds,
+            "loader": self.loader,
             "id_digest": history.chain(self.history),
+            "epochs": self.epochs,
             "evaluation": self.progress.get("evaluation"),
             "bad_samples": bad,
             "left_out": list(left_out(self.entries)),
@@ -115,3 +128,11 @@ class Book:
         spec = self.frozen.spec.model
         flops = mixer_model.cost(mixer_config(spec.preset, **spec.overrides())).flops_train
         return float(rate * flops / (peak * self.attempt.facts["world"]))
+
+
+def same_epochs(one: Book, other: Book) -> dict[str, list[int]]:
+    """The epochs that both runs have to their end, by whether their sample digests are alike."""
+    theirs = {each["epoch"]: each for each in other.epochs}
+    both = [each for each in one.epochs if each["epoch"] in theirs]
+    alike = [each["epoch"] for each in both if each == theirs[each["epoch"]]]
+    return {"epochs_alike": alike, "epochs_differing": [e["epoch"] for e in both if e["epoch"] not in alike]}

@@ -6,8 +6,10 @@ from typing import Any
 
 from rich.table import Table
 
+from orchestrator.loading import in_words
 from orchestrator.watch import rate_text
 
+EPOCHS = 3  # the newest ones are shown; all are in --json
 MARK = {
     "productive": "green", "startup": "blue", "compile": "cyan", "data wait": "yellow", "save": "magenta",
     "evaluation": "bright_blue", "recovery": "red", "lost work": "bright_red", "shutdown": "white", "waiting": "bright_yellow",
@@ -37,9 +39,13 @@ def status_table(facts: dict[str, Any]) -> Table:
         table.add_row("bad samples", str(facts["bad_samples"]))
     if facts["left_out"]:
         table.add_row("batches left out", ", ".join(map(str, facts["left_out"])))
+    if facts["loader"]:
+        table.add_row("reading", ", ".join(f"{name} {value}" for name, value in in_words(facts["loader"])))
     table.add_row("goodput", f"{facts['goodput']:.1%} of {facts['wall_s']:.1f} s")
     table.add_row("where it went", ledger_table(facts["ledger"]))
     table.add_row("sample digest", facts["id_digest"])
+    for epoch in facts["epochs"][-EPOCHS:]:
+        table.add_row(f"epoch {epoch['epoch']}", f"{epoch['id_digest']}  ({epoch['steps']} steps)")
     return table
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from data_pipeline.storage import Store
-from orchestrator import ledger
+from orchestrator import ledger, loading
 from orchestrator.run_log import Entry, live_checkpoints
 from orchestrator.training.events import read_parts
 
@@ -28,6 +28,7 @@ class Totals:
         self._events: list[dict[str, Any]] = []
         self._sums: dict[str, float] = dict.fromkeys(ledger.NAMES, 0.0)
         self._until = 0.0  # the sums hold what lies before
+        self.loader: dict[str, float] = {}  # what rank 0's has done, as it said last
         self._damaged = 0
 
     def seconds(self, entries: Sequence[Entry], now: float) -> dict[str, float]:
@@ -38,7 +39,10 @@ class Totals:
             self._damaged = damaged
         attempts = [entry.n for entry in entries if entry.kind == "attempt started"]
         for attempt in attempts if not self._parts else attempts[-2:]:
-            self._events += read_parts(self._store, attempt, 0, self._parts)
+            new = read_parts(self._store, attempt, 0, self._parts)
+            if told := loading.figures(new, attempt):
+                self.loader = {name: value for name, value in told.items() if name != "ranks"}
+            self._events += new
         line = ledger.build(entries, self._events, now)
         found = self._add(dict(self._sums), line, line.end)
         self._fold(entries, line)

@@ -1,4 +1,4 @@
-"""Commands for what a run has come to: report, eval, export; and the demo, which does it all."""
+"""Commands for what a run has come to: report, look, eval, export; and the demo, which does it all."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.commands.shared import Json, RunName, Store, out, print_facts, print_json
+from orchestrator.commands.shared import Json, RunName, Set, Store, out, print_facts, print_json, say
 from orchestrator.errors import UserError
 
 
@@ -37,6 +37,62 @@ def report(
     out.print(str(write_report(book, path or Path(f"{book.run.name}.html"))), markup=False)
 
 
+def look(
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN|SPEC", help="a run's name, or a spec (.yaml) of which there is no run yet"
+        ),
+    ],
+    store: Store = None,
+    overrides: Set = None,
+    step: Annotated[
+        int | None,
+        typer.Option("--step", help="1 is the first; else the run's next step, of a finished run its last"),
+    ] = None,
+    path: Annotated[
+        Path | None, typer.Option("-o", "--out", help="the PNG; else <run>-step-<step>.png here")
+    ] = None,
+    slots: Annotated[
+        str | None,
+        typer.Option("--slots", metavar="A:B", help="show the micro-batches in slots A to B-1, whole"),
+    ] = None,
+    images: Annotated[
+        int | None,
+        typer.Option("--images", help="show the first so many of the step's images; else up to 64"),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """A picture of the batch that a step trains on: after crop, flip, RandAugment and mixup, with labels and sample ids."""
+    if slots is not None and images is not None:
+        raise UserError("--slots and --images were both given; give one of them")
+    wanted = _slots(slots) if slots is not None else None
+    from orchestrator.look import look as run_look
+    from orchestrator.view import view
+
+    seen = view(target, store=store, overrides=overrides or [], step=step)
+    facts = run_look(
+        seen,
+        path or Path(f"{seen.name}-step-{seen.step}.png"),
+        slots=wanted,
+        images=images,
+        say=say(quiet=True),
+    )
+    if as_json:
+        print_json(facts)
+        return
+    print_facts({key: value for key, value in facts.items() if key not in ("samples", "scale")})
+
+
+def _slots(text: str) -> range:
+    first, colon, last = text.partition(":")
+    if not (first.isdecimal() and (last.isdecimal() or not colon)):
+        raise UserError(
+            f"--slots got {text!r}; give A:B, for example 0:4 for the first four, or the number of one"
+        )
+    return range(int(first), int(last) if colon else int(first) + 1)
+
+
 def eval_command(run: RunName, store: Store = None, as_json: Json = False) -> None:
     """Accuracy of the newest checkpoint on the validation set, here, in one process."""
     from orchestrator.launch import find_run
@@ -50,21 +106,39 @@ def export(
     run: RunName,
     store: Store = None,
     form: Annotated[
-        str, typer.Option("--format", help="safetensors or timm (the same names in one file)")
+        str,
+        typer.Option(
+            "--format",
+            help="safetensors or timm (the same names in one file); tensorboard: the curves of the committed history",
+        ),
     ] = "safetensors",
     path: Annotated[
-        Path | None, typer.Option("-o", "--out", help="the file; else <run>.safetensors here")
+        Path | None,
+        typer.Option(
+            "-o",
+            "--out",
+            help="the file, else <run>.safetensors here; of tensorboard the folder, else <run>-tensorboard",
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """The newest checkpoint's weights, in a file that the rest of the field loads."""
+    """The newest checkpoint's weights, or the run's curves, in a file that the rest of the field loads."""
     from orchestrator.launch import find_run
-    from orchestrator.weights import export_run
 
-    if form not in ("safetensors", "timm"):
-        raise UserError(f"--format got {form}; allowed: safetensors, timm (onnx is not there yet)")
+    if form not in ("safetensors", "timm", "tensorboard"):
+        raise UserError(
+            f"--format got {form}; allowed: safetensors, timm, tensorboard (onnx is not there yet)"
+        )
     found = find_run(run, store)
-    made = export_run(found, path or Path(f"{found.name}.safetensors"))
+    if form == "tensorboard":
+        from orchestrator.curves import export as export_curves
+        from orchestrator.status import Book
+
+        made = export_curves(Book(found), path or Path(f"{found.name}-tensorboard"))
+    else:
+        from orchestrator.weights import export_run
+
+        made = export_run(found, path or Path(f"{found.name}.safetensors"))
     print_json({"run": found.name, "file": str(made)}) if as_json else out.print(str(made), markup=False)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -106,15 +106,44 @@ def list_command(store: Store = None, as_json: Json = False) -> None:
         )
 
 
-def status(run: RunName, store: Store = None, as_json: Json = False) -> None:
+def status(
+    run: RunName,
+    store: Store = None,
+    other: Annotated[
+        str | None,
+        typer.Option(
+            "--compare",
+            metavar="RUN",
+            help="another run: whether both trained on the same samples; exit 1 where not",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """What a run is doing, and where its seconds went."""
     from orchestrator.launch import find_run
     from orchestrator.status import Book
     from orchestrator.tables import status_table
 
     book = Book(find_run(run, store))
+    if other is not None:
+        _compare(book, Book(find_run(other, store)), as_json)
     facts = book.status()
     print_json(facts) if as_json else out.print(status_table(facts))
+
+
+def _compare(one: Any, two: Any, as_json: bool) -> None:
+    """Two runs by the samples of the committed steps that both have."""
+    from orchestrator.history import compare
+    from orchestrator.status import same_epochs
+
+    facts = {
+        "run": one.run.name,
+        "other": two.run.name,
+        **compare(one.history, two.history),
+        **same_epochs(one, two),
+    }
+    print_json(facts) if as_json else print_facts(facts)
+    raise typer.Exit(0 if facts["alike"] else 1)
 
 
 def logs(

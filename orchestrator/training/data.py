@@ -56,22 +56,31 @@ def training_loader(
 ) -> Loader:
     """The slots that rank `place.rank` owns, from item `position` on, without the batches numbered in `left_out`."""
     train = frozen.spec.train
+    return slots_loader(
+        frozen,
+        dataset,
+        owned_slots(place.rank, place.world, train.micro_batches),
+        position=position,
+        skip=[number * train.global_batch for number in left_out],
+        cache=block_cache(frozen),
+        on_bad=lambda facts: events.note("bad sample", **facts),
+        on_late=lambda facts: events.note("data late", **facts),
+        pin=place.device.type == "cuda",
+    )
+
+
+def slots_loader(frozen: Frozen, dataset: Dataset, slots: range, **where: Any) -> Loader:
+    """These slots of the run's steps. `where`: position, and what else a Loader may be told that does not change what it gives."""
+    train, data = frozen.spec.train, frozen.spec.data
+    where = {"threads": data.threads, "bad": data.bad, "bad_share": data.bad_share, **where}
     return Loader(
         dataset,
         Order(frozen.geometry),
         recipe(frozen),
         batch=train.global_batch,
         micro_batch=train.micro_batch,
-        slots=owned_slots(place.rank, place.world, train.micro_batches),
-        position=position,
-        skip=[number * train.global_batch for number in left_out],
-        threads=frozen.spec.data.threads,
-        cache=block_cache(frozen),
-        bad=frozen.spec.data.bad,
-        bad_share=frozen.spec.data.bad_share,
-        on_bad=lambda facts: events.note("bad sample", **facts),
-        on_late=lambda facts: events.note("data late", **facts),
-        pin=place.device.type == "cuda",
+        slots=slots,
+        **where,
     )
 
 

@@ -23,8 +23,8 @@ from torch.utils.checkpoint import checkpoint
 
 import mixer_model
 from mixer_model.draws import keep_masks, mixup_lambda
-from mixer_model.losses import LOSSES
-from mixer_model.mixer import Block, Mixer
+from mixer_model.losses import LOSSES, mixed
+from mixer_model.mixer import Block, Mixer, to_input
 from mixer_model.param_groups import param_groups
 from orchestrator.errors import UserError
 from orchestrator.spec import Spec
@@ -165,11 +165,9 @@ class Engine:
         sum over all ranks is the mean over the step's M micro-batches, at any W.
         """
         model = self.spec.model
-        x = self.normalise(images)
         y = labels.to(self.place.device)
         lam = mixup_lambda(self.spec.train.seed, item, self.spec.data.augment.mixup)
-        if lam < 1:
-            x = x.lerp(x.roll(1, 0), 1 - lam)
+        x = mixed(self.normalise(images), lam)
         keep = (
             keep_masks(self.spec.train.seed, item, self._depth, len(labels), model.drop_path)
             if model.drop_path
@@ -214,8 +212,7 @@ class Engine:
 
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 [m, H, W, 3] to [-1, 1] in the training precision, [m, 3, H, W] on the device."""
-        x = images.to(self.place.device, non_blocking=True).permute(0, 3, 1, 2)
-        return (x.float() / 127.5 - 1).to(self._dtype).contiguous()
+        return to_input(images.to(self.place.device, non_blocking=True)).to(self._dtype).contiguous()
 
     @torch.no_grad()
     def logits(self, images: torch.Tensor) -> torch.Tensor:

@@ -82,6 +82,7 @@ def _work(
     torch.set_num_threads(max(1, int(spec.workers.cpus)))
     from orchestrator.near.client import Near
     from orchestrator.training.aside import Aside
+    from orchestrator.training.board import Board
     from orchestrator.training.compile_cache import take_cache
     from orchestrator.training.contact import Contact, evaluated_by
     from orchestrator.training.data import evaluation_batches, open_dataset, training_loader
@@ -119,8 +120,10 @@ def _work(
         dataset = open_dataset(spec.data.train, frozen.train)
         val = open_dataset(spec.data.val, frozen.val) if spec.data.val and frozen.val else None
         loader = training_loader(frozen, dataset, place, position=position, left_out=left_out, events=events)
+    events.meter("loader", loader.stats)
     contact = Contact(run.store, config["attempt"]) if place.rank == 0 else None
     if contact:
+        events.board = Board(run.store, config["attempt"], batch=batch, step=step)
         contact.tell(steps=frozen.steps, step=step, world_size=place.world)
     of_rank = {"attempt": config["attempt"], "rank": place.rank, "world": place.world}
     saver = Saver(run.store, events, **of_rank, shapes=engine.shapes, near=near)
@@ -157,7 +160,7 @@ def _work(
     )
     try:
         outcome = train(task)
-        events.note("loader", **loader.stats())
+        events.settle()
         events.note("left", outcome=outcome, step=task.step)
         events.flush()
         engine.agree([0.0])  # nobody leaves before everybody's notes are written
@@ -166,4 +169,5 @@ def _work(
         pulse.mark("leave", task.step)
         return outcome
     finally:
+        events.settle()
         loader.close()

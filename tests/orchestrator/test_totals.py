@@ -134,3 +134,25 @@ def test_the_gauges(tmp_path: Path) -> None:
         "mixer_losses": 1,
     }
     assert {part for _, part in shown if part} == set(ledger.NAMES)
+
+
+def test_the_gauges_of_the_loader_are_those_it_said_last(tmp_path: Path) -> None:
+    run = Watched(tmp_path)
+    shown: dict[str, float] = {}
+
+    def panel(name: str, text: str, value: float, labels: dict[str, str]) -> None:
+        if name == "mixer_loader":
+            shown[labels["name"]] = value
+
+    metrics = Metrics("digits-abc123", run.run.store, panel)
+    one = run.begin()
+    for step in (1, 2):
+        run.steps(one, step, step)
+        run.note(one, "loader", bytes=1e6 * step, queue=3 - step)
+        run.note(one, "loader", rank=1, bytes=9e9, queue=9)
+        run.flush()
+    metrics.show(run.log.entries, {})
+    assert shown == {"bytes": 2e6, "queue": 1}
+    run.flush()
+    metrics.show(run.log.entries, {})
+    assert shown == {"bytes": 2e6, "queue": 1}
