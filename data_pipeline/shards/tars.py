@@ -4,14 +4,17 @@ The chain: `ShardReader` pulls an object through a window of ranged GETs and kee
 out; `members` walks the headers and yields each member with its raw bytes (extension headers, header, data,
 padding).
 
-Knows ustar, GNU long names and pax. Is strict where tar readers shrug, because what they shrug at is lost
-data: a header whose checksum is wrong, and an archive that ends without its end marker, are errors that name
-the byte. Does not unpack, and does not read compressed archives: nothing inside those can be reached by a
-range.
+Knows V7, ustar, GNU and pax, in every way of writing long names and large sizes. Is strict where tar readers
+shrug, because what they shrug at is lost data: a header whose checksum is wrong, and an archive that ends
+without its end marker, are errors that name the byte. So is what Python's tarfile, which expands the samples
+later, cannot read. Does not unpack, and does not read compressed archives: nothing inside those can be
+reached by a range.
 """
 
 from __future__ import annotations
 
+import re
+import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -26,13 +29,23 @@ WINDOW_BYTES = 8 << 20
 REGULAR = b"0\x007"
 LINKS = b"12"
 SPARSE = b"S"
+FOLDER = b"5"
+GLOBAL = b"g"
+PAX = b"xX"  # X: Solaris
+LONG_NAME, LONG_LINK = b"L", b"K"
 COMPRESSED = {
     b"\x1f\x8b": "gzip",
     b"\x28\xb5\x2f\xfd": "zstd",
     b"BZh": "bzip2",
     b"\xfd7zXZ": "xz",
-    b"\x04\x22\x4d": "lz4",
+    b"\x04\x22\x4d\x18": "lz4",
+    b"\x5d\x00\x00": "lzma",
+    b"LZIP": "lzip",
+    b"\x1f\x9d": "compress",
 }
+_PLAIN_NUMBERS = re.compile(rb"(?: *[0-7]+[ \0]+){5}")  # mode, uid, gid, size, mtime
+_LOW = bytes(range(128))
+_NUMBERS = slice(100, 148)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +100,7 @@ class ShardReader:
     on_bytes: Callable[[int], None] = lambda count: None
     position: int = 0
     crc: int = 0
+    window: int = WINDOW_BYTES  # bytes of a GET
     _window: bytes = b""
     _window_start: int = 0
     where: str = field(init=False)
@@ -105,7 +119,7 @@ class ShardReader:
         if len(have) < count:
             start = self.position + len(have)
             self._window = self.store.get_range(
-                self.key, start, min(max(WINDOW_BYTES, count - len(have)), self.size - start)
+                self.key, start, min(max(self.window, count - len(have)), self.size - start)
             )
             self._window_start = start
             self.on_bytes(len(self._window))
@@ -115,7 +129,7 @@ class ShardReader:
 
 
 def members(source: Source, *, whole: bool = True) -> Iterator[Member]:
-    """Every entry that is not an extension header, in order.
+    """Every entry that is not an extension header of the next one, in order; a global header is an entry without name.
 
     `whole`: an end marker must follow, and nothing but zeros after it; without, the members end where the
     bytes do. Raises BadDataset naming the byte.
@@ -131,12 +145,14 @@ def members(source: Source, *, whole: bool = True) -> Iterator[Member]:
         kind, size = _check_header(header, source.where, begin)
         size = size if extra.size is None else extra.size
         data, raw = _read_body(source, header, size, begin)
-        if kind in b"xLK":
+        if kind in PAX + LONG_NAME + LONG_LINK:
             extra.add(kind, data, f"{source.where} at byte {begin}")
             extensions += raw
             continue
-        if kind != b"g":  # a global header belongs to no member
-            yield Member(extra.name or _name(header), kind, start, extensions + raw, data)
+        if kind == GLOBAL:
+            _check_global(data, bool(extensions), f"{source.where} at byte {begin}")
+        name = "" if kind == GLOBAL else extra.name or _name(header)
+        yield Member(name, kind, start, extensions + raw if extensions else raw, data)
         extensions, start, extra = b"", source.position, _Extension()
 
 
@@ -148,16 +164,33 @@ class _Extension:
     size: int | None = None
 
     def add(self, kind: bytes, data: bytes, where: str) -> None:
-        if kind == b"L":
+        if kind == LONG_NAME:
             self.name = _text(data)
-        elif kind == b"x":
+        elif kind in PAX:
             for keyword, value in _pax_records(data, where):
                 if keyword == "path":
                     self.name = _text(value)
                 elif keyword == "size":
-                    self.size = int(value)
+                    self.size = _pax_size(value, where)
                 elif keyword.startswith("GNU.sparse"):
                     raise BadDataset(f"{where}: a sparse member; write the shard again without --sparse")
+
+
+def _check_global(data: bytes, between: bool, where: str) -> None:
+    """Refuses a global pax header that changes members: a range that begins after it would not see it."""
+    if between:
+        raise BadDataset(f"{where}: a global pax header between an extension header and its member")
+    for keyword, _ in _pax_records(data, where):
+        if keyword in ("path", "size", "hdrcharset") or keyword.startswith("GNU.sparse"):
+            raise BadDataset(
+                f"{where}: a global pax header that sets {keyword!r} for all members; write the shard again without it"
+            )
+
+
+def _pax_size(value: bytes, where: str) -> int:
+    if not value.isdigit():
+        raise BadDataset(f"{where}: a pax header whose size is {value!r}")
+    return int(value)
 
 
 def _pax_records(data: bytes, where: str) -> Iterator[tuple[str, bytes]]:
@@ -182,13 +215,32 @@ def _check_header(header: bytes, where: str, begin: int) -> tuple[bytes, int]:
                     f"{where} at byte 0: this is {name}, not tar; unpack it: ranges need plain tar"
                 )
     stated = _number(header[148:156])
-    if stated != sum(header[:148]) + 8 * 32 + sum(header[156:]):
+    if stated not in _checksums(header):
         raise BadDataset(f"{where} at byte {begin}: no valid tar header (its checksum is wrong)")
     size = _number(header[124:136])
-    if size is None or size < 0:
-        raise BadDataset(f"{where} at byte {begin}: no valid size in the tar header")
+    if size is None or not _readable(header):
+        raise BadDataset(
+            f"{where} at byte {begin}: no valid tar header (a field that must be a number is none)"
+        )
     kind = header[156:157]
     return kind, 0 if kind in LINKS + b"3456" else size
+
+
+def _checksums(header: bytes) -> tuple[int, int]:
+    """What the checksum field may say: the sum of the bytes, and the sum of old writers that took them as signed."""
+    unsigned = sum(header) - sum(header[148:156]) + 8 * 32
+    return unsigned, unsigned - 256 * len((header[:148] + header[156:]).translate(None, _LOW))
+
+
+def _readable(header: bytes) -> bool:
+    """Whether Python's tarfile takes the header."""
+    if _PLAIN_NUMBERS.fullmatch(header[_NUMBERS]) and not header[329:345].strip(b"0\0 "):
+        return True
+    try:
+        tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        return False
+    return True
 
 
 def _read_body(source: Source, header: bytes, size: int, begin: int) -> tuple[bytes, bytes]:
@@ -214,9 +266,9 @@ def _check_end(source: Source) -> None:
 
 
 def _number(text: bytes) -> int | None:
-    """A tar number: octal digits, or GNU's base 256."""
+    """A tar number: octal digits, or GNU's base 256. None for what is none, and for negative ones."""
     if text[0] & 0x80:
-        return int.from_bytes(bytes([text[0] & 0x7F]) + text[1:], "big")
+        return int.from_bytes(text[1:], "big") if text[0] == 0x80 else None
     digits = text.strip(b" \0")
     return int(digits or b"0", 8) if all(d in b"01234567" for d in digits) else None
 
