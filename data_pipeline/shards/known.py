@@ -101,38 +101,41 @@ class Known:
         same = old is not None and old.labels.rule == rule
         self._old = {shard.name: shard for shard in old.shards} if old and same else {}
         self._ours = set(old.shards.names) if old else set()
-        self._idx = {
-            info.key: info for prefix in prefixes for info in out.list(prefix) if info.key.endswith(IDX)
+        self._written = {
+            info.key: info.modified
+            for prefix in prefixes
+            for info in out.list(prefix)
+            if info.key.endswith(IDX)
         }
 
     def entry(self, info: ObjectInfo) -> Entry | None:
         """What is known of a shard; None: it must be read. BadDataset where a foreign file has the name of its idx file."""
-        idx = self._idx.get(info.key + IDX)
-        if idx is None:
+        name = info.key + IDX
+        if name not in self._written:
             return None
         try:
-            data = self._out.get(idx.key)
+            data = self._out.get(name)
         except NotFound:
             return None
         try:
-            return self._believed(info, idx, data)
+            return self._believed(info, data)
         except (ValueError, KeyError, TypeError, BadDataset):
             pass
         if info.key not in self._ours and not is_idx(data):
             raise BadDataset(
-                f"{self._out.url}/{idx.key} is not ours and would be written over; put the index elsewhere: --out URL"
+                f"{self._out.url}/{name} is not ours and would be written over; put the index elsewhere: --out URL"
             )
         return None
 
-    def _believed(self, info: ObjectInfo, idx: ObjectInfo, data: bytes) -> Entry | None:
+    def _believed(self, info: ObjectInfo, data: bytes) -> Entry | None:
         old, sha256 = self._old.get(info.key), hashlib.sha256(data).hexdigest()
         if old is None or not info.etag or sha256 != old.idx_sha256:
-            return self._newer(info, idx, data, sha256)
+            return self._newer(info, data, sha256)
         return Entry.of_idx(old, data) if (old.size, old.etag) == (info.size, info.etag) else None
 
-    def _newer(self, info: ObjectInfo, idx: ObjectInfo, data: bytes, sha256: str) -> Entry | None:
-        facts = idx_facts(data)
-        if idx.modified <= info.modified or (facts["size"], facts["label"]) != (info.size, str(self._rule)):
+    def _newer(self, info: ObjectInfo, data: bytes, sha256: str) -> Entry | None:
+        facts, written = idx_facts(data), self._written[info.key + IDX]
+        if written <= info.modified or (facts["size"], facts["label"]) != (info.size, str(self._rule)):
             return None
         shard = Shard(info.key, info.size, facts["samples"], info.etag, facts["crc32c"], sha256)
         table = SampleTable.from_bytes(data, shard)

@@ -205,15 +205,15 @@ def _pax_records(data: bytes, where: str) -> Iterator[tuple[str, bytes]]:
 
 def _check_header(header: bytes, where: str, begin: int) -> tuple[bytes, int]:
     """Kind and size of the member, from a header proven by its checksum."""
-    if len(header) < BLOCK:
-        ends = "inside a header" if header else "without the end-of-archive marker"
-        raise BadDataset(f"{where} at byte {begin}: the archive ends {ends}; it was cut off: write it again")
     if begin == 0:
         for magic, name in COMPRESSED.items():
             if header.startswith(magic):
                 raise BadDataset(
                     f"{where} at byte 0: this is {name}, not tar; unpack it: ranges need plain tar"
                 )
+    if len(header) < BLOCK:
+        ends = "inside a header" if header else "without the end-of-archive marker"
+        raise BadDataset(f"{where} at byte {begin}: the archive ends {ends}; it was cut off: write it again")
     stated = _number(header[148:156])
     if stated not in _checksums(header):
         raise BadDataset(f"{where} at byte {begin}: no valid tar header (its checksum is wrong)")
