@@ -21,6 +21,7 @@ from typing import Any
 import google_crc32c
 import numpy as np
 import numpy.typing as npt
+from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from data_pipeline.errors import BadDataset
@@ -162,7 +163,10 @@ class SampleTable:
                 f"{shard.idx_name}: {len(data)} bytes that are not those the index names "
                 f"(sha256 {shard.idx_sha256[:12]}...); run `mixer index` again"
             )
-        arrays = load(data)
+        try:
+            arrays = load(data)
+        except SafetensorError as error:
+            raise BadDataset(f"{shard.idx_name}: {error}; run `mixer index` again") from None
         table = cls(arrays["offset"].astype(np.int64), arrays["length"], arrays["crc32c"])
         offsets, ends = table.offsets, table.offsets + table.lengths
         if len(table) != shard.samples or np.any(offsets[1:] < ends[:-1]) or np.any(ends > shard.size):

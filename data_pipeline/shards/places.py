@@ -27,11 +27,12 @@ from data_pipeline.storage import ObjectInfo, Store, open_store
 
 TAR = ".tar"
 ALL_TARS = "*.tar"
-MAX_SHARDS = 5_000_000  # that braces may name
+MAX_SHARDS = 2_000_000  # that braces may name
 FEW = 16  # names in one folder: looked at one by one instead of by listing
 NAMED = 5
 COMPRESSED_NAME = re.compile(r"\.(tgz|tbz2?|txz|tzst|tar\.(gz|bz2|xz|zst|lz4|lzma|lz|Z))$")
 _GLOB = re.compile(r"[*?\[]")
+_RANGE = re.compile(r"\{(-?\d{1,18})\.\.(-?\d{1,18})")
 _SPECIAL = re.compile(r"[*?\[{]")
 
 
@@ -89,15 +90,18 @@ class Place:
     def _items(self) -> Iterator[str]:
         """Names, and globs, that the braces stand for."""
         for pattern in self.patterns:
+            too_many = BadDataset(
+                f"the braces in {pattern!r} stand for more than {MAX_SHARDS} shards; correct the range"
+            )
+            if any(abs(int(last) - int(first)) >= MAX_SHARDS for first, last in _RANGE.findall(pattern)):
+                raise too_many  # before braceexpand writes them all down
             try:
                 items = iter(braceexpand(pattern))
                 yield from islice(items, MAX_SHARDS)
             except ValueError:  # its UnbalancedBracesError
                 raise BadDataset(f"the braces in {pattern!r} do not pair; close each one") from None
             if next(items, None) is not None:
-                raise BadDataset(
-                    f"the braces in {pattern!r} stand for more than {MAX_SHARDS} shards; correct the range"
-                )
+                raise too_many
 
     def _missing(self, missing: Sequence[str], total: int) -> str:
         named = ", ".join(missing[:NAMED]) + (", ..." if len(missing) > NAMED else "")
@@ -179,7 +183,8 @@ def _match(parts: Sequence[str], globs: Sequence[str]) -> bool:
     if not globs:
         return not parts
     if globs[0] == "**":
-        return any(_match(parts[n:], globs[1:]) for n in range(len(parts) + 1))
+        further = bool(parts) and not parts[0].startswith(".") and _match(parts[1:], globs)
+        return further or _match(parts, globs[1:])
     if not parts or (parts[0].startswith(".") and not globs[0].startswith(".")):
         return False
     return fnmatchcase(parts[0], globs[0]) and _match(parts[1:], globs[1:])
