@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import tarfile
@@ -12,8 +13,11 @@ import numpy as np
 import pytest
 
 from data_pipeline.errors import BadDataset
+from data_pipeline.shards import dataset
 from data_pipeline.shards.build import Done
 from data_pipeline.shards.dataset import Dataset, build_index
+from data_pipeline.shards.format import Contents, SampleTable, Shard, Shards, dump_index, index_json
+from data_pipeline.shards.labels import LabelRule, Labels
 from data_pipeline.storage import open_store
 
 File = tuple[str, bytes]
@@ -215,3 +219,38 @@ def test_an_idx_file_that_was_touched_or_lost_is_refused(tmp_path: Path) -> None
     idx.unlink()
     with pytest.raises(BadDataset, match=r"s1\.tar\.idx is missing"):
         data.spans(5, 1)
+
+
+def test_tables_in_memory_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    three_shards(str(tmp_path), (10,) * 12)
+    build_index(str(tmp_path))
+    monkeypatch.setattr(dataset, "TABLE_CACHE_BYTES", 3 * 10 * 16)
+    data = Dataset.open(str(tmp_path))
+    fetched: list[int] = []
+    fetch = data._fetch_table
+    monkeypatch.setattr(data, "_fetch_table", lambda shard: fetched.append(1) or fetch(shard))
+    for shard in (*range(12), *range(11, 8, -1)):
+        assert len(data.table(shard)) == 10
+        assert sum(table.nbytes for table in data._tables.values()) <= 3 * 10 * 16
+    assert len(fetched) == 12  # the last three were still there
+
+
+def test_a_thousand_million_samples_are_looked_up_in_bounded_memory(tmp_path: Path) -> None:
+    n, count = 1000, 1_000_000
+    offsets = np.arange(count, dtype=np.int64) * 2048
+    table = SampleTable(offsets, np.full(count, 2048, np.uint32), np.arange(count, dtype=np.uint32))
+    idx = table.to_bytes({})
+    sha256 = hashlib.sha256(idx).hexdigest()
+    shards = Shards.of(Shard(f"{i:04d}.tar", 2048 * count, count, "", 0, sha256) for i in range(n))
+    contents = Contents({"jpg"}, max_label=3, labels_per_sample=1)
+    index = index_json(shards, contents, Labels(LabelRule()), span_bytes=1, given=False, where={})
+    (tmp_path / "index.json").write_bytes(dump_index(index))
+    (tmp_path / "table").write_bytes(idx)
+    for i in range(n):
+        (tmp_path / f"{i:04d}.tar.idx").symlink_to("table")
+    data = Dataset.open(str(tmp_path))
+    assert data.samples == 10**9
+    for sample in (0, 10**9 - 1, *np.random.default_rng(0).integers(10**9, size=30).tolist()):
+        (span,) = data.spans(sample, 1)
+        assert (span.key, span.crcs[0]) == (f"{sample // count:04d}.tar", sample % count)
+        assert sum(table.nbytes for table in data._tables.values()) <= dataset.TABLE_CACHE_BYTES
