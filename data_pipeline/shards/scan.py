@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -37,6 +38,7 @@ from data_pipeline.storage.types import ObjectInfo, Store
 
 NAME = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")  # webdataset's rule: key, extension
 PEEK_BYTES = 256 << 10
+SCATTERED = "the members of a sample do not follow one another; write the shard again, sorted by name (tar --sort=name)"
 KINDS = {
     b"1": "a hard link",
     b"2": "a symbolic link",
@@ -121,16 +123,19 @@ def scan_shard(
 
 
 def first_sample(store: Store, info: ObjectInfo) -> dict[str, bytes]:
-    """The members of a shard's first sample by extension, in order; empty where it has none. Raises BadDataset."""
+    """The members of a shard's first sample by extension, in order; empty where it has none. Raises BadDataset.
+
+    Also those that do not follow at once, if they are near: the scan says better what is wrong there.
+    """
     reader = ShardReader(store, info.key, info.size, lambda n: None, window=min(info.size, PEEK_BYTES))
     scan, key, found = _Scan(reader.where, Labels(LabelRule())), None, dict[str, bytes]()
     for member in members(reader):
         named = scan.key_and_ext(member)
-        if named is not None:
-            if key is not None and named[0] != key:
-                break
-            key = named[0]
+        key = key or (named and named[0])
+        if named and named[0] == key:
             found.setdefault(named[1], member.data)
+        elif named and reader.position > PEEK_BYTES:
+            break
     return found
 
 
@@ -176,12 +181,12 @@ class _Scan:
             key, ext = named
             if current is None or key != current.key:
                 if current:
-                    yield self._finished(current)
+                    yield self._finished(current, entries)
                 self._check_new(key, ext, member)
                 current = _Sample(key, member.start)
             self._add(current, ext, member)
         if current:
-            yield self._finished(current, last=True)
+            yield self._finished(current, entries, last=True)
 
     def key_and_ext(self, member: Member) -> tuple[str, str] | None:
         match = None if META.match(member.name) else NAME.match(member.name)
@@ -198,11 +203,16 @@ class _Scan:
         if ext in self._seen.get(key, ()):
             raise self._bad(key, member.start, "the key comes twice in this shard; keys must be unique")
         if key in self._seen:
-            raise self._bad(
-                key,
-                member.start,
-                "the members of a sample do not follow one another; write the shard again, sorted by name",
-            )
+            raise self._bad(key, member.start, SCATTERED)
+
+    def _refuse_scattered(self, key: str, following: Iterator[Member]) -> None:
+        """BadDataset where members that an incomplete sample lacks come later in the shard."""
+        found = None
+        with suppress(BadDataset):
+            starts = (member.start for member in following if key_of(member) == key)
+            found = next(starts, None)
+        if found is not None:
+            raise self._bad(key, found, SCATTERED)
 
     def _add(self, sample: _Sample, ext: str, member: Member) -> None:
         if ext in sample.exts:
@@ -234,7 +244,7 @@ class _Scan:
         self.contents.labels_per_sample = max(self.contents.labels_per_sample, len(labels))
         return len(labels)
 
-    def _finished(self, sample: _Sample, *, last: bool = False) -> _Sample:
+    def _finished(self, sample: _Sample, following: Iterator[Member], *, last: bool = False) -> _Sample:
         images = [ext for ext in sample.exts if ext in IMAGE_EXTS]
         have, lacks = f"its members are {', '.join(sample.exts)}", ""
         if len(images) > 1:
@@ -246,6 +256,7 @@ class _Scan:
         elif not sample.labels:
             lacks = f"a sample without label; {have}; {self.rule.ext} is needed"
         if lacks:
+            self._refuse_scattered(sample.key, following)
             message = str(self._bad(sample.key, sample.start, lacks))
             raise Incomplete(message, sample.key, first=not self._seen, last=last)
         if sample.length > MAX_SPAN_BYTES:

@@ -136,6 +136,10 @@ REFUSED = {
         [*sample("a"), *sample("b"), ("a.png", b"x")],
         "'a' at byte 5120: the members of a sample do not",
     ),
+    "members far apart": (
+        [("a.jpg", b"x"), ("b.jpg", b"x"), ("a.cls", b"1"), ("b.cls", b"1")],
+        "'a' at byte 2048: the members of a sample do not .* sorted by name",
+    ),
     "key twice": ([*sample("a"), *sample("b"), *sample("a")], "'a' at byte 5120: the key comes twice"),
     "member twice": ([*sample("a"), ("a.JPG", b"x")], "two members with the extension 'jpg'"),
     "no label": ([*sample("a"), ("b.jpg", b"x")], "'b' at byte 2560: a sample without label"),
