@@ -97,7 +97,7 @@ def test_another_rule_reads_all_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda data: data[:-3] + bytes([data[-3] ^ 1]) + data[-2:],  # a CRC of the table's last row but one
+        lambda data: data[:-240] + bytes([data[-240] ^ 1]) + data[-239:],  # the CRC32C of a row in the middle
         lambda data: data[: len(data) // 2],
         lambda data: b"",
         lambda data: data[:-1],
@@ -278,6 +278,14 @@ def test_captions_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(BadDataset, match="400 samples have 400 different names"):
         build_index(str(tmp_path), threads=1)
     assert not (tmp_path / "index.json").exists()
+
+
+def test_a_shard_that_is_replaced_while_it_is_read_is_refused(tmp_path: Path) -> None:
+    put(str(tmp_path), "a")
+    with pytest.raises(BadDataset, match=r"a\.tar was changed while it was read"):
+        build_index(str(tmp_path), lambda done: put(str(tmp_path), "a") if not done.shards else None)
+    assert not list(tmp_path.glob("*.idx"))
+    assert build_index(str(tmp_path))["samples"] == 3
 
 
 def test_the_patterns_stand_in_the_index(tmp_path: Path) -> None:
