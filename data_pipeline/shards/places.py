@@ -105,9 +105,10 @@ class Place:
 
     def _missing(self, missing: Sequence[str], total: int) -> str:
         named = ", ".join(missing[:NAMED]) + (", ..." if len(missing) > NAMED else "")
+        hint = "" if missing[0].endswith(TAR) else ". A pattern of folders goes on: {train,val}/*.tar"
         return (
             f"{len(missing)} of the {total} shards named are not at {self.store.url}: {named}; bring them there, "
-            "or correct the pattern"
+            f"or correct the pattern{hint}"
         )
 
     def _nothing(self, item: str, listing: _Listing) -> str:

@@ -23,17 +23,9 @@ import numpy as np
 
 from data_pipeline.errors import BadDataset
 from data_pipeline.shards.format import IMAGE_EXTS, MAX_SPAN_BYTES, Contents, SampleTable, Shard
+from data_pipeline.shards.headers import FOLDER, GLOBAL, REGULAR, SPARSE
 from data_pipeline.shards.labels import BadLabel, LabelRule, Labels
-from data_pipeline.shards.tars import (
-    FOLDER,
-    GLOBAL,
-    REGULAR,
-    SPARSE,
-    Member,
-    ShardReader,
-    SpanSource,
-    members,
-)
+from data_pipeline.shards.tars import Member, ShardReader, SpanSource, members
 from data_pipeline.storage.types import ObjectInfo, Store
 
 NAME = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")  # webdataset's rule: key, extension

@@ -82,6 +82,7 @@ def test_they_mean_the_same_in_every_store(store_url: str) -> None:
             r"2 of the 5 shards named are not at .*train-003\.tar, train-004\.tar",
         ),
         (["set/train/train-{000..099}.tar"], r"97 of the 100 shards named are not at .*, \.\.\.;"),
+        (["set/{train,val}"], r"2 of the 2 .* goes on: {train,val}/\*\.tar"),
         (["set/gone.tar"], r"1 of the 1 shards named"),
         (["set/train/x-*.tar"], r"no shard that matches .*/x-\*\.tar"),
         (["set/train/*.tar", "set/val/x*.tar"], r"no shard that matches .*val/x\*\.tar"),
