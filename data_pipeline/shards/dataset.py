@@ -2,7 +2,8 @@
 
 The chain: `Dataset.open` reads index.json; samples are numbered through the shards in order; `spans` says for
 a run of samples which bytes of which shard hold them, reading a shard's idx file when it is first needed and
-proving it by its SHA-256. `build_index` makes the index of shards that somebody else wrote.
+proving it by its SHA-256. `build_index` makes the index of shards that somebody else wrote. The shards lie
+beside the index, or where it says.
 
 Does not read shards: that is `blocks`' work, and `verify`'s.
 """
@@ -21,11 +22,12 @@ from data_pipeline.errors import BadDataset, NotFound
 from data_pipeline.shards.build import build_index
 from data_pipeline.shards.format import INDEX, SampleTable, Shard, Shards, parse_index
 from data_pipeline.shards.labels import Labels
+from data_pipeline.shards.places import ALL_TARS
 from data_pipeline.storage import Store, open_store
 
 __all__ = ["BadDataset", "Dataset", "Shard", "Span", "build_index"]
 
-TABLE_CACHE_SAMPLES = 32 << 20  # 20 bytes each in memory: 640 MB
+TABLE_CACHE_BYTES = 64 << 20  # 4 million samples at 16 bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +47,18 @@ class Span:
 
 
 class Dataset:
-    """The samples under a url, numbered 0..samples-1. Safe to use from several threads."""
+    """The samples under a url, numbered 0..samples-1. Safe to use from several threads.
+
+    `store` is where the shards lie, `index_store` where the index does; mostly they are the same.
+    """
 
     def __init__(self, store: Store, index: dict[str, Any], shards: Shards, labels: Labels) -> None:
-        self.store = store
+        base = index.get("base")
+        self.index_store = store
+        self.store = open_store(base, patience_s=store.patience_s) if base else store
+        self.where: dict[str, Any] = {key: index[key] for key in ("patterns", "base") if key in index}
+        self.patterns: list[str] = index.get("patterns", [ALL_TARS])
+        self.classes_given: bool = index["classes_given"]
         self.shards = shards
         self.labels = labels
         self.samples: int = index["samples"]
@@ -58,7 +68,7 @@ class Dataset:
         self.labels_per_sample: int = index["labels_per_sample"]
         self.image_exts: list[str] = index["image_exts"]
         self._tables: OrderedDict[int, SampleTable] = OrderedDict()
-        self._cached_samples = 0
+        self._cached_bytes = 0
         self._lock = threading.Lock()
 
     @classmethod
@@ -75,7 +85,13 @@ class Dataset:
 
     @property
     def url(self) -> str:
+        """Where the shards lie."""
         return self.store.url
+
+    @property
+    def index_url(self) -> str:
+        """What `open` takes."""
+        return self.index_store.url
 
     @property
     def classes(self) -> list[str] | None:
@@ -101,7 +117,8 @@ class Dataset:
             part = slice(first - begin, stop - begin)
             table = self.table(shard)
             key = self.shards.names[shard]
-            found.append(Span(shard, key, first, table.offsets[part], table.lengths[part], table.crcs[part]))
+            lengths = table.lengths[part].astype(np.int64)
+            found.append(Span(shard, key, first, table.offsets[part], lengths, table.crcs[part]))
             first = stop
         return found
 
@@ -123,17 +140,19 @@ class Dataset:
         with self._lock:
             if shard not in self._tables:
                 self._tables[shard] = table
-                self._cached_samples += len(table)
-            while self._cached_samples > TABLE_CACHE_SAMPLES and len(self._tables) > 1:
-                self._cached_samples -= len(self._tables.popitem(last=False)[1])
+                self._cached_bytes += table.nbytes
+            while self._cached_bytes > TABLE_CACHE_BYTES and len(self._tables) > 1:
+                self._cached_bytes -= self._tables.popitem(last=False)[1].nbytes
         return table
 
     def _fetch_table(self, shard: Shard) -> SampleTable:
+        store, name = self.index_store, shard.idx_name
         try:
-            return SampleTable.from_bytes(self.store.get(shard.idx_name), shard)
-        except BadDataset:  # once more: bytes can arrive wrong
-            return SampleTable.from_bytes(self.store.get(shard.idx_name), shard)
+            try:
+                return SampleTable.from_bytes(store.get(name), shard)
+            except BadDataset:  # once more: bytes can arrive wrong
+                return SampleTable.from_bytes(store.get(name), shard)
         except NotFound:
             raise BadDataset(
-                f"{self.url}/{shard.idx_name} is missing; run `mixer index {self.url}`"
+                f"{store.url}/{name} is missing; run `mixer verify --fix-index {store.url}`"
             ) from None

@@ -18,8 +18,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+import google_crc32c
 import numpy as np
 import numpy.typing as npt
+from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from data_pipeline.errors import BadDataset
@@ -63,8 +65,8 @@ class Shards(Sequence[Shard]):
 
     @classmethod
     def of(cls, shards: Iterable[Shard]) -> Shards:
-        rows = [asdict(shard) for shard in shards]
-        return cls({one.name: [row[one.name] for row in rows] for one in fields(Shard)})
+        rows = list(shards)
+        return cls({one.name: [getattr(row, one.name) for row in rows] for one in fields(Shard)})
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -87,8 +89,7 @@ class Shards(Sequence[Shard]):
     def identity(self) -> Iterator[str]:
         """What of each shard is part of the data set's digest."""
         c = self._columns
-        for row in zip(c["name"], c["size"], c["samples"], c["idx_sha256"], strict=True):
-            yield json.dumps(row)
+        return map(json.dumps, zip(c["name"], c["size"], c["samples"], c["idx_sha256"], strict=True))
 
 
 @dataclass
@@ -123,14 +124,25 @@ class Contents:
 
 @dataclass(frozen=True, slots=True)
 class SampleTable:
-    """Where the n samples of a shard lie: offsets int64[n] and lengths int64[n] in bytes, crcs uint32[n]."""
+    """Where the n samples of a shard lie: offsets int64[n] and lengths uint32[n] in bytes, crcs uint32[n]."""
 
     offsets: npt.NDArray[np.int64]
-    lengths: npt.NDArray[np.int64]
+    lengths: npt.NDArray[np.uint32]
     crcs: npt.NDArray[np.uint32]
 
     def __len__(self) -> int:
         return len(self.offsets)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in memory."""
+        return self.offsets.nbytes + self.lengths.nbytes + self.crcs.nbytes
+
+    @property
+    def crc32c(self) -> int:
+        """Of its three columns; it stands among the facts, so that an idx file proves itself."""
+        columns = self.offsets.tobytes() + self.lengths.tobytes() + self.crcs.tobytes()
+        return int(google_crc32c.value(columns))
 
     def to_bytes(self, facts: dict[str, Any]) -> bytes:
         """The idx file, with `facts` of its shard."""
@@ -139,7 +151,9 @@ class SampleTable:
             "length": self.lengths.astype(np.uint32),
             "crc32c": self.crcs.astype(np.uint32),
         }
-        return bytes(save(arrays, {_METADATA: json.dumps(facts, sort_keys=True)}))
+        return bytes(
+            save(arrays, {_METADATA: json.dumps(facts | {"table_crc32c": self.crc32c}, sort_keys=True)})
+        )
 
     @classmethod
     def from_bytes(cls, data: bytes, shard: Shard) -> SampleTable:
@@ -149,21 +163,34 @@ class SampleTable:
                 f"{shard.idx_name}: {len(data)} bytes that are not those the index names "
                 f"(sha256 {shard.idx_sha256[:12]}...); run `mixer index` again"
             )
-        arrays = load(data)
-        offsets, lengths = arrays["offset"].astype(np.int64), arrays["length"].astype(np.int64)
-        table = cls(offsets, lengths, arrays["crc32c"])
-        ends = offsets + lengths
+        try:
+            arrays = load(data)
+        except SafetensorError as error:
+            raise BadDataset(f"{shard.idx_name}: {error}; run `mixer index` again") from None
+        table = cls(arrays["offset"].astype(np.int64), arrays["length"], arrays["crc32c"])
+        offsets, ends = table.offsets, table.offsets + table.lengths
         if len(table) != shard.samples or np.any(offsets[1:] < ends[:-1]) or np.any(ends > shard.size):
             raise BadDataset(f"{shard.idx_name}: its spans do not fit {shard.name}; run `mixer index` again")
         return table
 
 
 def idx_facts(data: bytes) -> dict[str, Any]:
-    """The facts that an idx file holds of its shard. ValueError or KeyError where it is none."""
-    length = int.from_bytes(data[:_LENGTH], "little")
-    header = json.loads(data[_LENGTH : _LENGTH + length])
-    facts: dict[str, Any] = json.loads(header["__metadata__"][_METADATA])
+    """The facts that an idx file holds of its shard. ValueError, KeyError or TypeError where it is none."""
+    facts: dict[str, Any] = json.loads(_header(data)["__metadata__"][_METADATA])
     return facts
+
+
+def is_idx(data: bytes) -> bool:
+    """Whether these are the bytes of an idx file, of this version or an earlier one."""
+    try:
+        return bool({"offset", "length", "crc32c"} <= _header(data).keys())
+    except (ValueError, AttributeError):
+        return False
+
+
+def _header(data: bytes) -> Any:
+    length = int.from_bytes(data[:_LENGTH], "little")
+    return json.loads(data[_LENGTH : _LENGTH + length])
 
 
 def digest(shards: Shards, labels: Labels) -> str:
@@ -175,9 +202,10 @@ def digest(shards: Shards, labels: Labels) -> str:
 
 
 def index_json(
-    shards: Shards, contents: Contents, labels: Labels, *, span_bytes: int, where: dict[str, Any]
+    shards: Shards, contents: Contents, labels: Labels, *, span_bytes: int, given: bool, where: dict[str, Any]
 ) -> dict[str, Any]:
-    """The content of index.json. `span_bytes` is the sum of all spans; `where` says where shards lie that are not beside it.
+    """The content of index.json. `span_bytes` is the sum of all spans; `given`: the classes were, and are not the names that
+    labels have; `where` says how the shards were named, and where they lie if that is not beside it.
 
     BadDataset for no samples at all, for labels that are numbers in one place and names in another, and for a label without class.
     """
@@ -201,6 +229,7 @@ def index_json(
         "labels_per_sample": contents.labels_per_sample,
         "max_label": len(known) - 1 if contents.names else contents.max_label,
         "classes": list(classes) if classes is not None else None,
+        "classes_given": given,
         "image_exts": sorted(contents.image_exts),
         "skipped": contents.skipped,
         **where,
@@ -232,7 +261,7 @@ def parse_index(data: bytes, where: str) -> tuple[dict[str, Any], Shards, Labels
         shards = Shards(index["shards"])
         labels = Labels(LabelRule.parse(index["label"]), index["classes"])
         sums = int(shards.samples.sum()) == index["samples"] and digest(shards, labels) == index["digest"]
-        complete = {"bytes", "labels_per_sample", "max_label", "image_exts"} <= index.keys()
+        complete = {"bytes", "labels_per_sample", "max_label", "image_exts", "classes_given"} <= index.keys()
     except (ValueError, KeyError, TypeError) as error:
         raise BadDataset(
             f"{where} is no index ({type(error).__name__}: {error}); run `mixer index`"

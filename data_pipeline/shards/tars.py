@@ -4,10 +4,9 @@ The chain: `ShardReader` pulls an object through a window of ranged GETs and kee
 out; `members` walks the headers and yields each member with its raw bytes (extension headers, header, data,
 padding).
 
-Knows ustar, GNU long names and pax. Is strict where tar readers shrug, because what they shrug at is lost
-data: a header whose checksum is wrong, and an archive that ends without its end marker, are errors that name
-the byte. Does not unpack, and does not read compressed archives: nothing inside those can be reached by a
-range.
+Is strict where tar readers shrug, because what they shrug at is lost data: a header whose checksum is wrong,
+and an archive that ends without its end marker, are errors that name the byte. Does not unpack, and does not
+read compressed archives: nothing inside those can be reached by a range.
 """
 
 from __future__ import annotations
@@ -19,20 +18,20 @@ from typing import Protocol
 import google_crc32c
 
 from data_pipeline.errors import BadDataset
+from data_pipeline.shards.headers import (
+    BLOCK,
+    GLOBAL,
+    LONG_LINK,
+    LONG_NAME,
+    PAX,
+    Extension,
+    check_global,
+    check_header,
+    name_in,
+)
 from data_pipeline.storage.types import Store
 
-BLOCK = 512
 WINDOW_BYTES = 8 << 20
-REGULAR = b"0\x007"
-LINKS = b"12"
-SPARSE = b"S"
-COMPRESSED = {
-    b"\x1f\x8b": "gzip",
-    b"\x28\xb5\x2f\xfd": "zstd",
-    b"BZh": "bzip2",
-    b"\xfd7zXZ": "xz",
-    b"\x04\x22\x4d": "lz4",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +86,7 @@ class ShardReader:
     on_bytes: Callable[[int], None] = lambda count: None
     position: int = 0
     crc: int = 0
+    window: int = WINDOW_BYTES  # bytes of a GET
     _window: bytes = b""
     _window_start: int = 0
     where: str = field(init=False)
@@ -105,7 +105,7 @@ class ShardReader:
         if len(have) < count:
             start = self.position + len(have)
             self._window = self.store.get_range(
-                self.key, start, min(max(WINDOW_BYTES, count - len(have)), self.size - start)
+                self.key, start, min(max(self.window, count - len(have)), self.size - start)
             )
             self._window_start = start
             self.on_bytes(len(self._window))
@@ -115,12 +115,12 @@ class ShardReader:
 
 
 def members(source: Source, *, whole: bool = True) -> Iterator[Member]:
-    """Every entry that is not an extension header, in order.
+    """Every entry that is not an extension header of the next one, in order; a global header is an entry without name.
 
     `whole`: an end marker must follow, and nothing but zeros after it; without, the members end where the
     bytes do. Raises BadDataset naming the byte.
     """
-    extensions, start, extra = b"", source.position, _Extension()
+    extensions, start, extra = b"", source.position, Extension()
     while True:
         begin = source.position
         if begin == source.size and not whole and not extensions:
@@ -128,67 +128,18 @@ def members(source: Source, *, whole: bool = True) -> Iterator[Member]:
         header = source.read(BLOCK)
         if not header.strip(b"\0") and len(header) == BLOCK and not extensions:
             return _check_end(source) if whole else None
-        kind, size = _check_header(header, source.where, begin)
+        kind, size = check_header(header, source.where, begin)
         size = size if extra.size is None else extra.size
         data, raw = _read_body(source, header, size, begin)
-        if kind in b"xLK":
+        if kind in PAX + LONG_NAME + LONG_LINK:
             extra.add(kind, data, f"{source.where} at byte {begin}")
             extensions += raw
             continue
-        if kind != b"g":  # a global header belongs to no member
-            yield Member(extra.name or _name(header), kind, start, extensions + raw, data)
-        extensions, start, extra = b"", source.position, _Extension()
-
-
-@dataclass
-class _Extension:
-    """What extension headers say about the member that follows them."""
-
-    name: str | None = None
-    size: int | None = None
-
-    def add(self, kind: bytes, data: bytes, where: str) -> None:
-        if kind == b"L":
-            self.name = _text(data)
-        elif kind == b"x":
-            for keyword, value in _pax_records(data, where):
-                if keyword == "path":
-                    self.name = _text(value)
-                elif keyword == "size":
-                    self.size = int(value)
-                elif keyword.startswith("GNU.sparse"):
-                    raise BadDataset(f"{where}: a sparse member; write the shard again without --sparse")
-
-
-def _pax_records(data: bytes, where: str) -> Iterator[tuple[str, bytes]]:
-    while data:
-        length, _, _ = data.partition(b" ")
-        if not length.isdigit() or not len(length) + 3 <= int(length) <= len(data):
-            raise BadDataset(f"{where}: a damaged pax header")
-        keyword, _, value = data[len(length) + 1 : int(length) - 1].partition(b"=")
-        yield keyword.decode("utf-8", "replace"), value
-        data = data[int(length) :]
-
-
-def _check_header(header: bytes, where: str, begin: int) -> tuple[bytes, int]:
-    """Kind and size of the member, from a header proven by its checksum."""
-    if len(header) < BLOCK:
-        ends = "inside a header" if header else "without the end-of-archive marker"
-        raise BadDataset(f"{where} at byte {begin}: the archive ends {ends}; it was cut off: write it again")
-    if begin == 0:
-        for magic, name in COMPRESSED.items():
-            if header.startswith(magic):
-                raise BadDataset(
-                    f"{where} at byte 0: this is {name}, not tar; unpack it: ranges need plain tar"
-                )
-    stated = _number(header[148:156])
-    if stated != sum(header[:148]) + 8 * 32 + sum(header[156:]):
-        raise BadDataset(f"{where} at byte {begin}: no valid tar header (its checksum is wrong)")
-    size = _number(header[124:136])
-    if size is None or size < 0:
-        raise BadDataset(f"{where} at byte {begin}: no valid size in the tar header")
-    kind = header[156:157]
-    return kind, 0 if kind in LINKS + b"3456" else size
+        if kind == GLOBAL:
+            check_global(data, bool(extensions), f"{source.where} at byte {begin}")
+        name = "" if kind == GLOBAL else extra.name or name_in(header)
+        yield Member(name, kind, start, extensions + raw if extensions else raw, data)
+        extensions, start, extra = b"", source.position, Extension()
 
 
 def _read_body(source: Source, header: bytes, size: int, begin: int) -> tuple[bytes, bytes]:
@@ -196,7 +147,7 @@ def _read_body(source: Source, header: bytes, size: int, begin: int) -> tuple[by
     padded = -(-size // BLOCK) * BLOCK
     if source.position + padded > source.size:
         raise BadDataset(
-            f"{source.where} at byte {begin}: the member {_name(header)!r} of {size} bytes goes past the end "
+            f"{source.where} at byte {begin}: the member {name_in(header)!r} of {size} bytes goes past the end "
             f"at {source.size}; the archive was cut off: write it again"
         )
     body = source.read(padded)
@@ -211,20 +162,3 @@ def _check_end(source: Source) -> None:
                 f"{source.where} after byte {begin}: bytes other than zero follow the end-of-archive marker; "
                 "archives joined by cat are not one archive: write it again"
             )
-
-
-def _number(text: bytes) -> int | None:
-    """A tar number: octal digits, or GNU's base 256."""
-    if text[0] & 0x80:
-        return int.from_bytes(bytes([text[0] & 0x7F]) + text[1:], "big")
-    digits = text.strip(b" \0")
-    return int(digits or b"0", 8) if all(d in b"01234567" for d in digits) else None
-
-
-def _name(header: bytes) -> str:
-    name, prefix = _text(header[:100]), _text(header[345:500])
-    return f"{prefix}/{name}" if prefix else name
-
-
-def _text(raw: bytes) -> str:
-    return raw.partition(b"\0")[0].decode("utf-8", "surrogateescape")

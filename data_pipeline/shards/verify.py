@@ -3,38 +3,47 @@
 The chain: for each shard (several at once) its size, its idx file, the CRC32C of the whole file and of every
 sample, and, if asked, that every image decodes and every label is a class. Nothing stops at the first
 problem: each is listed with shard, sample and byte. A shard that was cut off is one problem that says how
-many samples it took along.
+many samples it took along. Then what lies there and is in no index: shards by the patterns it was made with,
+and idx files without shard.
 
-Does not repair. Reads every byte once, in order.
+Does not repair; `repair` does. Reads every byte once, in order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import google_crc32c
 
 from data_pipeline.errors import BadDataset, NotFound
-from data_pipeline.shards.build import READERS, ByteTeller, Progress
+from data_pipeline.shards.build import THREADS, Progress, Teller
 from data_pipeline.shards.dataset import Dataset
-from data_pipeline.shards.format import SampleTable, Shard
+from data_pipeline.shards.format import IDX, SampleTable, Shard
 from data_pipeline.shards.labels import BadLabel
-from data_pipeline.shards.scan import NAME
+from data_pipeline.shards.places import Place
+from data_pipeline.shards.scan import NAME, key_of_span
 from data_pipeline.shards.tars import WINDOW_BYTES, ShardReader, SpanSource, members
+from data_pipeline.shards.threads import in_order
+
+Kind = Literal["missing", "differs", "unusable", "extra", "orphan"]
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong; sample is its number in the data set, offset its first byte in the shard."""
+    """One thing that is wrong; sample is its number in the data set, offset its first byte in the shard.
+
+    kind: the shard is `missing`; it `differs` from the index; a sample is as indexed and yet `unusable`; a shard
+    is `extra`; an idx file is an `orphan`.
+    """
 
     shard: str
     what: str
     sample: int | None = None
     key: str | None = None
     offset: int | None = None
+    kind: Kind = "differs"
 
     def __str__(self) -> str:
         sample = "" if self.sample is None else f", sample {self.sample}"
@@ -58,48 +67,81 @@ class Report:
     def ok(self) -> bool:
         return not self.problems
 
+    def shards_that(self, *kinds: Kind) -> set[str]:
+        """Names of shards with such a problem."""
+        return {problem.shard for problem in self.problems if problem.kind in kinds}
+
     def to_json(self) -> dict[str, Any]:
         return {"ok": self.ok} | asdict(self)
 
 
-def verify(url: str, progress: Progress | None = None, *, decode: bool = True) -> Report:
-    """Reads every shard under `url` and holds it against the index. `progress` is told (bytes read, in all).
+def verify(
+    url: str,
+    progress: Progress | None = None,
+    *,
+    decode: bool = True,
+    only: Collection[str] | None = None,
+    threads: int = THREADS,
+) -> Report:
+    """Reads every shard under `url`, or those named in `only`, and holds it against the index.
 
     Raises BadDataset when there is no usable index, StoreError when the store cannot be read.
     """
     dataset = Dataset.open(url)
-    tell = ByteTeller(progress, sum(shard.size for shard in dataset.shards))
-    checks = [_ShardCheck(dataset, number, decode, tell) for number in range(len(dataset.shards))]
-    with ThreadPoolExecutor(READERS) as pool:
-        found = list(pool.map(lambda check: list(check.problems()), checks))
-    listed = {shard.name for shard in dataset.shards}
-    extra = [
-        Problem(info.key, "is there, but the index does not name it; index again, or remove it")
-        for info in dataset.store.list()
-        if "/" not in info.key and info.key.endswith(".tar") and info.key not in listed
-    ]
-    read = sum(check.read for check in checks)
-    problems = [problem for some in found for problem in some] + extra
-    return Report(dataset.url, len(checks), sum(check.samples for check in checks), read, decode, problems)
+    names = dataset.shards.names
+    numbers = [n for n in range(len(names)) if only is None or names[n] in only]
+    tell = Teller(progress, sum(dataset.shards[n].size for n in numbers), len(numbers))
+    problems, samples, read = list[Problem](), 0, 0
+    for check in in_order(threads, lambda n: _ShardCheck(dataset, n, decode, tell).done(), numbers):
+        problems += check.found
+        samples, read = samples + check.samples, read + check.read
+    if only is None:
+        problems += _not_in_the_index(dataset)
+    return Report(dataset.index_url, len(numbers), samples, read, decode, problems)
+
+
+def _not_in_the_index(dataset: Dataset) -> Iterator[Problem]:
+    """Shards that its patterns mean, and idx files in folders of its shards."""
+    listed = set(dataset.shards.names)
+    place = Place(dataset.store, tuple(dataset.patterns))
+    extra = {info.key for info in place.present()} - listed
+    for key in sorted(extra):
+        yield Problem(
+            key, "is there, but the index does not name it; index again, or remove it", kind="extra"
+        )
+    folders = {name.rpartition("/")[0] for name in listed}
+    for prefix in sorted(place.prefixes()):
+        for info in dataset.index_store.list(prefix):
+            shard = info.key.removesuffix(IDX)
+            if shard != info.key and shard not in listed | extra and shard.rpartition("/")[0] in folders:
+                yield Problem(
+                    info.key, "is an idx file of no shard of the index; it may be removed", kind="orphan"
+                )
 
 
 class _ShardCheck:
-    """One shard. `samples` and `read` (bytes) count what was looked at."""
+    """One shard. `samples` and `read` (bytes) count what was looked at; `found` is what is wrong."""
 
-    def __init__(self, dataset: Dataset, number: int, decode: bool, tell: ByteTeller) -> None:
+    def __init__(self, dataset: Dataset, number: int, decode: bool, tell: Teller) -> None:
         self.dataset = dataset
         self.shard: Shard = dataset.shards[number]
         self.number = number
         self.decode = decode
         self.samples = 0
         self.read = 0
+        self.found: list[Problem] = []
         self._tell = tell
 
-    def problems(self) -> Iterator[Problem]:
+    def done(self) -> _ShardCheck:
+        self.found = list(self._problems())
+        self._tell.shard()
+        return self
+
+    def _problems(self) -> Iterator[Problem]:
         shard = self.shard
         info = self.dataset.store.head(shard.name)
         if info is None:
-            yield Problem(shard.name, f"is missing, and with it {shard.samples} samples")
+            yield Problem(shard.name, f"is missing, and with it {shard.samples} samples", kind="missing")
             return
         if info.size != shard.size:
             yield Problem(shard.name, f"has {info.size} bytes; the index says {shard.size}")
@@ -107,7 +149,7 @@ class _ShardCheck:
         try:
             table = self.dataset.table(self.number)
         except (BadDataset, NotFound) as error:
-            yield Problem(shard.idx_name, str(error))
+            yield Problem(shard.name, str(error))
         else:
             yield from self._samples(reader, table)
         while reader.position < reader.size:
@@ -134,14 +176,15 @@ class _ShardCheck:
             crc = int(google_crc32c.value(span))
             if crc != table.crcs[row]:
                 says = f"has CRC32C {crc:08x}; the index says {int(table.crcs[row]):08x}"
-                yield self._problem(row, start, _key(span), says)
+                yield self._problem(row, start, key_of_span(span), says)
             elif self.decode:
                 why = self._why_unusable(span)
                 if why:
-                    yield self._problem(row, start, _key(span), why)
+                    yield self._problem(row, start, key_of_span(span), why, "unusable")
 
-    def _problem(self, row: int, start: int, key: str | None, what: str) -> Problem:
-        return Problem(self.shard.name, what, self.dataset.first_of(self.number) + row, key, start)
+    def _problem(self, row: int, start: int, key: str | None, what: str, kind: Kind = "differs") -> Problem:
+        number = self.dataset.first_of(self.number) + row
+        return Problem(self.shard.name, what, number, key, start, kind)
 
     def _why_unusable(self, span: bytes) -> str:
         """Why the sample in a proven span cannot be trained on; empty where it can."""
@@ -165,12 +208,3 @@ class _ShardCheck:
             if (images, labels) == (1, 1)
             else f"holds {images} images and {labels} labels; one of each is needed"
         )
-
-
-def _key(span: bytes) -> str | None:
-    """The key of the sample, where its first header can still be read."""
-    try:
-        match = NAME.match(next(members(SpanSource(span, ""), whole=False)).name)
-    except (BadDataset, StopIteration):
-        return None
-    return match[1] if match else None

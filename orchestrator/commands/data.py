@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from orchestrator.commands.shared import Json, bar, out, print_facts, print_json
-from orchestrator.errors import MixerError
+from orchestrator.commands.shared import Json, bar, out, print_facts, print_json, shard_bar
+from orchestrator.errors import MixerError, UserError
 
 
 def pack(
@@ -54,36 +55,127 @@ def pack(
         out.print(f"left out {item['path']}: {item['why']}", markup=False)
 
 
-def index(url: Annotated[str, typer.Argument(help="where the shards lie")], as_json: Json = False) -> None:
-    """Index shards that somebody else wrote."""
-    from data_pipeline.shards.dataset import build_index
+def index(
+    urls: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="URL...",
+            help="folders, or patterns with {000..099}, {a,b}, *, ?, [0-9], **: s3://bucket/set/train-{000000..001023}.tar",
+        ),
+    ],
+    to: Annotated[
+        str | None,
+        typer.Option("--out", metavar="URL", help="where the index is written; else beside the shards"),
+    ] = None,
+    label: Annotated[
+        str | None,
+        typer.Option(help="the member that holds the label: cls, txt, json, json:key.path; else found out"),
+    ] = None,
+    classes: Annotated[
+        Path | None,
+        typer.Option(help="a file with the name of a class in each line, in the order of numbers"),
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, max=256, help="shards read at a time")] = 16,
+    as_json: Json = False,
+) -> None:
+    """Index shards that somebody else wrote. Again: reads only what is new."""
+    from data_pipeline.shards.build import index_shards
 
-    with bar("indexing", as_json) as progress:
-        facts = build_index(url, progress=progress)
-    short = {key: value for key, value in facts.items() if key != "shards"} | {"shards": len(facts["shards"])}
-    print_json(facts) if as_json else print_facts(short)
+    names = None if classes is None else _class_names(classes)
+    with shard_bar("indexing", as_json) as progress:
+        done = index_shards(urls, progress, out=to, label=label, classes=names, threads=threads)
+    facts = done.to_json()
+    if as_json:
+        print_json(facts)
+        return
+    shown = ("samples", "bytes", "max_label", "labels_per_sample", "image_exts", "skipped", "shards")
+    out.print(f"{done.url}: the labels stand in {facts['label']} ({done.rule_from})", markup=False)
+    out.print(f"shards: {done.kept} kept, {done.read} read, {len(done.dropped)} dropped", markup=False)
+    print_facts({key: facts[key] for key in shown} | {"classes": _class_count(facts["classes"])})
+    print_facts({"digest": facts["digest"]})
+    if done.old_digest not in (None, facts["digest"]):
+        out.print(_changed(done.old_digest, facts["digest"]), markup=False)
 
 
 def verify(
     url: Annotated[
         str, typer.Argument(help="packed or indexed shards, or <store>/runs/<run> for its checkpoints")
     ],
+    fix: Annotated[
+        bool, typer.Option("--fix-index", help="write the index again where shards differ from it")
+    ] = False,
+    drop: Annotated[
+        bool, typer.Option("--drop-missing", help="with --fix-index: leave out shards that are gone")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Read everything, compare it with the index (of a run: with its manifests), and say what is wrong."""
-    if _is_run(url):
-        problems = _verify_run(url)
-    else:
-        from data_pipeline.shards.verify import verify as run_verify
-
-        with bar("verifying", as_json) as progress:
-            problems = [str(problem) for problem in run_verify(url, progress=progress).problems]
+    done: list[str] = []
+    is_run = _is_run(url)
+    if (fix and is_run) or (drop and not fix):
+        raise UserError("--fix-index is for data sets, and --drop-missing goes with --fix-index")
+    problems = _verify_run(url) if is_run else _verify_data(url, fix, drop, as_json, done)
     if as_json:
-        print_json({"url": url, "whole": not problems, "problems": problems})
+        print_json({"url": url, "whole": not problems, "problems": problems, "fixed": done})
     else:
-        for line in problems or [f"{url}: every byte is what was written"]:
+        for line in done + (problems or [f"{url}: every byte is what was written"]):
             out.print(line, markup=False)
     raise typer.Exit(1 if problems else 0)
+
+
+def _verify_data(url: str, fix: bool, drop: bool, as_json: bool, done: list[str]) -> list[str]:
+    """What is wrong with a data set, in the end; `done` gets what was wrong and what was done about it."""
+    from data_pipeline.errors import BadDataset
+    from data_pipeline.shards.repair import fix_index
+    from data_pipeline.shards.verify import verify as run_verify
+
+    with shard_bar("verifying", as_json) as progress:
+        report = run_verify(url, progress=progress)
+    differ, missing = report.shards_that("differs"), report.shards_that("missing")
+    if not fix or not differ | missing:
+        return [str(problem) for problem in report.problems]
+    try:
+        if missing and not drop:
+            raise BadDataset(f"{len(missing)} shards are missing: bring them back, or add --drop-missing")
+        with shard_bar("fixing", as_json) as progress:
+            fixed = fix_index(url, differ, missing, progress)
+            again = run_verify(url, progress=progress, only=differ)
+    except BadDataset as error:
+        return [*map(str, report.problems), f"the index was left as it was: {error}"]
+    left = [problem for problem in report.problems if problem.kind not in ("differs", "missing")]
+    done += [f"was: {problem}" for problem in report.problems if problem not in left]
+    done.append(
+        f"read again: {', '.join(fixed.read_again) or 'none'}; dropped: {', '.join(fixed.dropped) or 'none'}"
+    )
+    done.append(f"samples: {fixed.samples[0]}, now {fixed.samples[1]}. {_changed(*fixed.digests)}")
+    return [str(problem) for problem in [*again.problems, *(p for p in left if p not in again.problems)]]
+
+
+def _changed(old: str | None, new: str) -> str:
+    if old == new:
+        return f"The digest is still {new[:12]}"
+    return f"The digest was {str(old)[:12]} and is {new[:12]}: runs that were started on the old one will refuse this data set"
+
+
+def _class_names(path: Path) -> list[str]:
+    try:
+        names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path}: {error}; give a text file with one class a line") from None
+    while names and not names[-1]:
+        names.pop()
+    if not names or not all(names):
+        line = names.index("") + 1 if names else 1
+        raise UserError(
+            f"line {line} of {path} is empty; give one name of a class a line, in the order of numbers"
+        )
+    return names
+
+
+def _class_count(classes: list[str] | None) -> str:
+    if classes is None:
+        return "numbers, without names"
+    return f"{len(classes)}: {', '.join(classes[:5])}{', ...' if len(classes) > 5 else ''}"
 
 
 def _is_run(url: str) -> bool:

@@ -69,3 +69,32 @@ def bar(what: str, quiet: bool) -> Iterator[Callable[[int, int], None]]:
     with Progress(*columns, console=err, transient=True, disable=quiet or not err.is_terminal) as progress:
         task = progress.add_task(what, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+@contextmanager
+def shard_bar(what: str, quiet: bool) -> Iterator[Callable[[Any], None]]:
+    """A progress bar of bytes, with shards counted, as a callback of `data_pipeline.shards.build.Done`."""
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err, transient=True, disable=quiet or not err.is_terminal) as progress:
+        task = progress.add_task(what, total=None)
+
+        def tell(done: Any) -> None:
+            text = f"{what} {done.shards}/{done.all_shards} shards"
+            progress.update(task, completed=done.bytes, total=done.all_bytes, description=text)
+
+        yield tell

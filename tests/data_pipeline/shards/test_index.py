@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import tarfile
@@ -12,7 +13,11 @@ import numpy as np
 import pytest
 
 from data_pipeline.errors import BadDataset
+from data_pipeline.shards import dataset
+from data_pipeline.shards.build import Done
 from data_pipeline.shards.dataset import Dataset, build_index
+from data_pipeline.shards.format import Contents, SampleTable, Shard, Shards, dump_index, index_json
+from data_pipeline.shards.labels import LabelRule, Labels
 from data_pipeline.storage import open_store
 
 File = tuple[str, bytes]
@@ -100,9 +105,10 @@ def test_the_digest_is_that_of_the_bytes_not_of_the_copy(tmp_path: Path) -> None
 
 def test_progress_ends_at_the_total(tmp_path: Path) -> None:
     shards = three_shards(str(tmp_path))
-    told: list[tuple[int, int]] = []
-    build_index(str(tmp_path), lambda done, total: told.append((done, total)))
-    assert told[-1] == (sum(map(len, shards.values())),) * 2
+    told: list[Done] = []
+    build_index(str(tmp_path), told.append)
+    size = sum(map(len, shards.values()))
+    assert told[-1] == Done(size, size, 3, 3)
 
 
 def test_what_webdataset_skips_is_skipped_and_counted(tmp_path: Path) -> None:
@@ -130,10 +136,14 @@ REFUSED = {
         [*sample("a"), *sample("b"), ("a.png", b"x")],
         "'a' at byte 5120: the members of a sample do not",
     ),
+    "members far apart": (
+        [("a.jpg", b"x"), ("b.jpg", b"x"), ("a.cls", b"1"), ("b.cls", b"1")],
+        "'a' at byte 2048: the members of a sample do not .* sorted by name",
+    ),
     "key twice": ([*sample("a"), *sample("b"), *sample("a")], "'a' at byte 5120: the key comes twice"),
     "member twice": ([*sample("a"), ("a.JPG", b"x")], "two members with the extension 'jpg'"),
     "no label": ([*sample("a"), ("b.jpg", b"x")], "'b' at byte 2560: a sample without label"),
-    "no image": ([("a.cls", b"1"), ("a.txt", b"x")], "'a' at byte 0: a sample with 0 images"),
+    "no image": ([("a.cls", b"1"), ("a.txt", b"x")], "'a' at byte 0: a sample without image"),
     "two images": ([*sample("a"), ("a.png", b"x")], "a sample with 2 images"),
     "numbers and names": (
         [*sample("z"), ("a.cls", b"cat"), ("a.jpg", b"x")],
@@ -160,7 +170,7 @@ def test_links_are_refused(tmp_path: Path) -> None:
         link.type, link.linkname = tarfile.LNKTYPE, "a.jpg"
         tar.addfile(link)
     (tmp_path / "s.tar").write_bytes(out.getvalue())
-    with pytest.raises(BadDataset, match="a link"):
+    with pytest.raises(BadDataset, match="a hard link"):
         build_index(str(tmp_path))
 
 
@@ -184,7 +194,7 @@ def test_a_place_without_shards_says_where_there_are_some(tmp_path: Path) -> Non
 
 def test_too_few_class_names_are_refused(tmp_path: Path) -> None:
     three_shards(str(tmp_path))
-    with pytest.raises(BadDataset, match="label 6, but only 3 classes"):
+    with pytest.raises(BadDataset, match="'0-3' at byte 7680: the label 3 is none of the 3 classes"):
         build_index(str(tmp_path), classes=["a", "b", "c"])
 
 
@@ -213,3 +223,38 @@ def test_an_idx_file_that_was_touched_or_lost_is_refused(tmp_path: Path) -> None
     idx.unlink()
     with pytest.raises(BadDataset, match=r"s1\.tar\.idx is missing"):
         data.spans(5, 1)
+
+
+def test_tables_in_memory_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    three_shards(str(tmp_path), (10,) * 12)
+    build_index(str(tmp_path))
+    monkeypatch.setattr(dataset, "TABLE_CACHE_BYTES", 3 * 10 * 16)
+    data = Dataset.open(str(tmp_path))
+    fetched: list[int] = []
+    fetch = data._fetch_table
+    monkeypatch.setattr(data, "_fetch_table", lambda shard: fetched.append(1) or fetch(shard))
+    for shard in (*range(12), *range(11, 8, -1)):
+        assert len(data.table(shard)) == 10
+        assert sum(table.nbytes for table in data._tables.values()) <= 3 * 10 * 16
+    assert len(fetched) == 12  # the last three were still there
+
+
+def test_a_thousand_million_samples_are_looked_up_in_bounded_memory(tmp_path: Path) -> None:
+    n, count = 1000, 1_000_000
+    offsets = np.arange(count, dtype=np.int64) * 2048
+    table = SampleTable(offsets, np.full(count, 2048, np.uint32), np.arange(count, dtype=np.uint32))
+    idx = table.to_bytes({})
+    sha256 = hashlib.sha256(idx).hexdigest()
+    shards = Shards.of(Shard(f"{i:04d}.tar", 2048 * count, count, "", 0, sha256) for i in range(n))
+    contents = Contents({"jpg"}, max_label=3, labels_per_sample=1)
+    index = index_json(shards, contents, Labels(LabelRule()), span_bytes=1, given=False, where={})
+    (tmp_path / "index.json").write_bytes(dump_index(index))
+    (tmp_path / "table").write_bytes(idx)
+    for i in range(n):
+        (tmp_path / f"{i:04d}.tar.idx").symlink_to("table")
+    data = Dataset.open(str(tmp_path))
+    assert data.samples == 10**9
+    for sample in (0, 10**9 - 1, *np.random.default_rng(0).integers(10**9, size=30).tolist()):
+        (span,) = data.spans(sample, 1)
+        assert (span.key, span.crcs[0]) == (f"{sample // count:04d}.tar", sample % count)
+        assert sum(table.nbytes for table in data._tables.values()) <= dataset.TABLE_CACHE_BYTES
