@@ -4,11 +4,11 @@ The chain: a source lists the images and their labels (`sources`) -> a plan says
 into train and val if asked, evenly over the classes, and mixed, because what lies together in a shard comes together
 in training (`plan`) -> pack.json is written: a pack has begun -> shards are made, several at once, every image decoded
 whole on its way (`shards`), each one noted when it is finished (`notes`) -> contact sheet and summary -> index.json last,
-without which there is no data set -> pack.json and the notes go.
+without which there is no data set -> pack.json says that it is finished, and the notes go.
 
-Killed at any moment, the same call goes on: what is finished stays, by its plan and its note. Same source, options and
-seed: the same bytes, at any number of threads. Members of a sample: <key>.<image extension>, and <key>.cls (the class
-number in decimal) or <key>.json (a list of them).
+Killed at any moment, the same call goes on: what is finished stays, by its plan and its note. After the end it changes
+nothing. Same source, options and seed: the same bytes, at any number of threads. Members of a sample:
+<key>.<image extension>, and <key>.cls (the class number in decimal) or <key>.json (a list of them).
 """
 
 from __future__ import annotations
@@ -53,6 +53,15 @@ class BrokenImages(BadDataset):
 
 
 @dataclass(frozen=True)
+class _How:
+    """What of a pack's options changes no byte."""
+
+    skip_broken: bool
+    threads: int
+    progress: Progress | None
+
+
+@dataclass(frozen=True)
 class _Job:
     """A pack under way. `places` are those of the plan's sets; `home` is above them, or the only one."""
 
@@ -61,6 +70,7 @@ class _Job:
     source: Source
     plan: Plan
     seed: int
+    finished: bool
 
 
 def pack(
@@ -99,21 +109,27 @@ def pack(
     change = Change(_checked_size(size), Encoding.parse(encode) if encode else None)
     home = open_store(dest)
     found = open_source(source, size, Labelling(labels, labels_base, classes))
+    how = _How(skip_broken, _checked_threads(threads), progress)
     job = _begin(home, str(source), found, _options(found, seed, val_share, shard_bytes, change), overwrite)
-    count = _checked_threads(threads)
-    packer = Packer(home, found.items, change, found.rule, skip_broken, count, progress, len(found.items))
+    facts = _finished_before(job) if job.finished else _make(job, change, how, sheet)
+    seconds = time.monotonic() - began
+    with suppress(StoreError):  # may need a right that a pack does not need otherwise
+        home.sweep("", seconds, lambda folder: folder.strip("./") in _folders(job.plan))
+    return facts | {"seconds": round(seconds, 3), "images_per_s": round(len(found.items) / seconds, 1)}
+
+
+def _make(job: _Job, change: Change, how: _How, sheet: str | None) -> dict[str, Any]:
+    """All shards, then what stands beside them. Raises BrokenImages."""
+    items, rule = job.source.items, job.source.rule
+    packer = Packer(job.home, items, change, rule, how.skip_broken, how.threads, how.progress, len(items))
     packed = [packer.pack(planned) for planned in job.plan.sets]
     broken = [
         {"path": name, "why": why} for part in packed for one in part for _, name, why in one.note.broken
     ]
     broken.sort(key=lambda one: one["path"])
-    if broken and not skip_broken:
-        raise BrokenImages(broken, len(found.items))
-    facts = _finish(job, packed, broken, sheet)
-    seconds = time.monotonic() - began
-    with suppress(StoreError):  # may need a right that a pack does not need otherwise
-        home.sweep("", seconds, lambda folder: folder.strip("./") in _folders(job.plan))
-    return facts | {"seconds": round(seconds, 3), "images_per_s": round(len(found.items) / seconds, 1)}
+    if broken and not how.skip_broken:
+        raise BrokenImages(broken, len(items))
+    return _finish(job, packed, broken, sheet)
 
 
 def _options(
@@ -138,26 +154,27 @@ def _checked_threads(threads: int | None) -> int:
 
 
 def _begin(home: Store, name: str, source: Source, options: Options, overwrite: bool) -> _Job:
-    """Makes the plan, and sees that the place is empty, or holds what was begun by the same plan."""
+    """Makes the plan, and sees that the place is empty, or holds what was begun, or finished, by the same plan."""
     begun = None if overwrite else _begun(home)
     plan = make_plan(name, source, options, begun)
     places = [home.sub(one.folder) if one.folder else home for one in plan.sets]
+    finished = begun is not None and bool(begun.get(FINISHED)) and all(place.head(INDEX) for place in places)
     if overwrite:
         _clear(home, places)
     if begun is None:
         for place in places:
             _check_empty(place)
         home.put(PLAN, plan.dump())
-    elif differences := plan.differences(begun):
+    elif differences := plan.differences(begun, sizes=finished):
         raise BadDataset(
-            f"another pack was begun at {home.url}: {'; '.join(differences)}; "
-            "give what it was begun with, choose another place, or overwrite it"
+            f"{home.url} already holds {'a pack' if finished else 'a pack that was begun'} of something else: "
+            f"{'; '.join(differences)}; give what it was made from, choose another place, or overwrite it"
         )
-    return _Job(home, places, source, plan, options.seed)
+    return _Job(home, places, source, plan, options.seed, finished)
 
 
 def _begun(home: Store) -> dict[str, Any] | None:
-    """The facts of the plan of a pack that was begun and is not finished."""
+    """The facts of the plan of a pack that was begun, and perhaps finished."""
     try:
         facts = json.loads(home.get(PLAN))
     except NotFound:
@@ -166,9 +183,6 @@ def _begun(home: Store) -> dict[str, Any] | None:
         facts = None
     if not isinstance(facts, dict):
         raise BadDataset(f"{home.url}/{PLAN} is no plan of a pack; choose another place, or overwrite it")
-    if facts.get(FINISHED):
-        _tidy(home)
-        return None
     return facts
 
 
@@ -183,7 +197,8 @@ def _clear(home: Store, places: list[Store]) -> None:
     """Empties the places, index first, so that no half of a set looks whole; then the plan, so that none is taken for begun."""
     for place in places:
         place.delete(INDEX)
-    _tidy(home)
+    _drop_notes(home)
+    home.delete(PLAN)
     for place in places:
         for key in _shards_in(place):
             place.delete(key)
@@ -191,11 +206,9 @@ def _clear(home: Store, places: list[Store]) -> None:
         home.delete(key)
 
 
-def _tidy(home: Store) -> None:
-    """Removes what is there only while a pack is under way, the plan last."""
+def _drop_notes(home: Store) -> None:
     for info in list(home.list(NOTES)):
         home.delete(info.key)
-    home.delete(PLAN)
 
 
 def _shards_in(place: Store) -> list[str]:
@@ -227,10 +240,21 @@ def _finish(
     for place, index in zip(job.places, indexes, strict=True):
         place.put(INDEX, dump_index(index))
     job.home.put(PLAN, job.plan.dump(finished=True))
-    _tidy(job.home)
-    for one, place in zip(facts["sets"], job.places, strict=True):
-        one["url"] = place.url
-    return facts | {"sheet": written}
+    _drop_notes(job.home)
+    return _with_urls(facts, job) | {"sheet": written}
+
+
+def _finished_before(job: _Job) -> dict[str, Any]:
+    """The facts of a pack that is all there."""
+    _drop_notes(job.home)  # it may have been killed while they were dropped
+    facts = _with_urls(json.loads(job.home.get(SUMMARY)), job)
+    facts["remarks"].append("it was packed before, from the same source and with the same options")
+    return facts | {"sheet": f"{job.home.url}/{SHEET}" if job.home.head(SHEET) else None}
+
+
+def _with_urls(facts: dict[str, Any], job: _Job) -> dict[str, Any]:
+    sets = [one | {"url": place.url} for one, place in zip(facts["sets"], job.places, strict=True)]
+    return facts | {"sets": sets}
 
 
 def _index(place: Store, planned: PlannedSet, packed: list[Packed], source: Source) -> dict[str, Any]:

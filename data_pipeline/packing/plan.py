@@ -3,8 +3,8 @@
 All of it follows from the listing, the options and the seed. `pack.json` keeps what it follows from: who comes back
 after a kill goes on where the plan is the same, and is told what differs where it is not.
 
-    pack.json   format, source, images, listing (SHA-256 over names and labels), classes (SHA-256), options,
-                sets (name -> samples, shards), finished (only while the last notes are cleared away)
+    pack.json   format, source, images, listing (SHA-256 over names and labels), sizes (SHA-256), classes (SHA-256),
+                options, sets (name -> samples, shards); finished (true when the data set is there)
 """
 
 from __future__ import annotations
@@ -92,8 +92,8 @@ class Plan:
     def dump(self, *, finished: bool = False) -> bytes:
         return (json.dumps(self.facts | ({FINISHED: True} if finished else {}), indent=1) + "\n").encode()
 
-    def differences(self, then: Mapping[str, Any]) -> list[str]:
-        """What differs from the plan that was begun; one line each."""
+    def differences(self, then: Mapping[str, Any], *, sizes: bool) -> list[str]:
+        """What differs from the plan that was begun; one line each. `sizes`: also those of images."""
         now, lines = self.facts, []
         if then.get("format") != FORMAT:
             return [f"its format is {then.get('format')!r}, not {FORMAT}"]
@@ -101,6 +101,8 @@ class Plan:
             lines.append(f"the source had {then['images']} images and has {now['images']}")
         elif then["listing"] != now["listing"]:
             lines.append("the source has other names or labels")
+        elif sizes and then["sizes"] != now["sizes"]:
+            lines.append("images have other sizes")
         if then["classes"] != now["classes"]:
             lines.append("the classes have other names, or another order")
         for key, value in now["options"].items():
@@ -131,6 +133,7 @@ def make_plan(name: str, source: Source, options: Options, begun: Mapping[str, A
         "source": name,
         "images": len(items),
         "listing": items.fingerprint(),
+        "sizes": hashlib.sha256(sizes.tobytes()).hexdigest(),
         "classes": hashlib.sha256(json.dumps([str(source.rule), source.classes]).encode()).hexdigest(),
         "options": options.to_json(),
         "sets": {one.name: {"samples": len(one.order), "shards": len(one.cuts) - 1} for one in sets},

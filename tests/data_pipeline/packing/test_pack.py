@@ -203,7 +203,9 @@ def test_a_listed_file_that_is_missing_is_named(tmp_path: Path) -> None:
 
 def test_shards_that_are_there_are_not_overwritten_unasked(tmp_path: Path, folder: Path) -> None:
     pack(folder, str(tmp_path / "out"), shard_bytes=9000)
-    with pytest.raises(BadDataset, match="already holds"):
+    with pytest.raises(
+        BadDataset, match="already holds a pack of something else: the size of shards was 9000"
+    ):
         pack(folder, str(tmp_path / "out"))
     pack(folder, str(tmp_path / "out"), overwrite=True)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
@@ -212,6 +214,7 @@ def test_shards_that_are_there_are_not_overwritten_unasked(tmp_path: Path, folde
         "data-000000.tar.idx",
         "index.json",
         "pack-summary.json",
+        "pack.json",
     ]
 
 
