@@ -112,7 +112,7 @@ def ready(item: Item, change: Change) -> Ready | Broken:
         return Broken(str(error))
     form, ext = _form(data)
     ext = item.ext if item.ext in IMAGE_EXTS else ext
-    if not ext:
+    if not ext and change.encoding is None:
         return Broken(f"its format is {form}; one of {', '.join(IMAGE_EXTS)} is needed: encode images anew")
     return _changed(ext, data, pixels, form, change)
 
