@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import csv
 import io
+import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
@@ -26,12 +28,27 @@ NAMED = 3  # examples in a message
 
 
 def read_classes(url: str) -> list[str]:
-    """The lines of a text file: names of classes in the order of their numbers. Raises BadDataset."""
-    names = [line.strip() for line in read_text(url).splitlines() if line.strip()]
-    twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
-    if not names or twice or max(map(len, names)) > LONGEST_NAME:
-        what = f"{twice[0]!r} is named twice" if twice else "one name per line is needed"
+    """Names of classes in the order of their numbers: the lines of a text file, or those in a data set's index.json. Raises BadDataset."""
+    names = (
+        _of_index(url) if url.endswith(".json") else [line.strip() for line in read_text(url).splitlines()]
+    )
+    names = [name for name in names if name]
+    twice = next((name for name, count in Counter(names).items() if count > 1), None)
+    if not names or twice is not None or max(map(len, names)) > LONGEST_NAME:
+        what = "one name per line is needed" if twice is None else f"{twice!r} is named twice"
         raise BadDataset(f"{url} is no list of classes: {what}")
+    return names
+
+
+def _of_index(url: str) -> list[str]:
+    try:
+        names = json.loads(read_text(url))["classes"]
+    except (ValueError, KeyError, TypeError):
+        names = None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise BadDataset(
+            f"{url} names no classes; give the index.json of a data set whose classes have names"
+        )
     return names
 
 

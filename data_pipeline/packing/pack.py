@@ -106,11 +106,14 @@ def pack(
     or a pack that was begun otherwise (unless `overwrite`); StoreError. `progress` is told (images done, in all).
     """
     began = time.monotonic()
-    change = Change(_checked_size(size), Encoding.parse(encode) if encode else None)
+    encoding = Encoding.parse(encode) if encode else None
     home = open_store(dest)
-    found = open_source(source, size, Labelling(labels, labels_base, classes))
+    found = open_source(source, _checked_size(size), Labelling(labels, labels_base, classes))
+    change = Change(None if found.sized else size, encoding)
     how = _How(skip_broken, _checked_threads(threads), progress)
-    job = _begin(home, str(source), found, _options(found, seed, val_share, shard_bytes, change), overwrite)
+    job = _begin(
+        home, str(source), found, _options(found, seed, val_share, shard_bytes, size, change), overwrite
+    )
     facts = _finished_before(job) if job.finished else _make(job, change, how, sheet)
     seconds = time.monotonic() - began
     with suppress(StoreError):  # may need a right that a pack does not need otherwise
@@ -133,12 +136,17 @@ def _make(job: _Job, change: Change, how: _How, sheet: str | None) -> dict[str, 
 
 
 def _options(
-    source: Source, seed: int, val_share: float | None, shard_bytes: int | None, change: Change
+    source: Source,
+    seed: int,
+    val_share: float | None,
+    shard_bytes: int | None,
+    size: int | None,
+    change: Change,
 ) -> Options:
     share = source.val_share if val_share is None else val_share
     if share is not None and not 0 < share < 1:
         raise BadDataset(f"val_share is {share}; a number between 0 and 1 is allowed")
-    return Options(seed, share, shard_bytes or source.shard_bytes or SHARD_BYTES, change)
+    return Options(seed, share, shard_bytes or source.shard_bytes or SHARD_BYTES, size, change)
 
 
 def _checked_size(size: int | None) -> int | None:

@@ -39,6 +39,7 @@ class Options:
     seed: int
     val_share: float | None
     shard_bytes: int
+    size: int | None
     change: Change
 
     def to_json(self) -> dict[str, Any]:
@@ -47,7 +48,7 @@ class Options:
             "seed": self.seed,
             "val_share": self.val_share,
             "shard_bytes": self.shard_bytes,
-            "size": self.change.size,
+            "size": self.size,
             "encode": None if encoding is None else str(encoding),
         }
 

@@ -48,13 +48,16 @@ class Labelling:
 
 @dataclass
 class Source:
-    """What a pack writes. `ignored` names files that were left out, and why; `remarks` are for the summary."""
+    """What a pack writes. `sized`: images were made at the size asked for. `ignored` names files that were left out, and why;
+    `remarks` are for the summary.
+    """
 
     items: Items
     classes: Sequence[str] | None
     rule: LabelRule = field(default_factory=LabelRule)
     val_share: float | None = None
     shard_bytes: int | None = None
+    sized: bool = False
     ignored: list[dict[str, str]] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
 
@@ -95,7 +98,7 @@ def _digits(side: int) -> Source:
         images.append(_digit_png(np.round(pixels * (255 / 16)).astype(np.uint8), side))
         items.add(f"{DIGITS}/{number}.png", [int(label)], len(images[-1]), origin, number)
     classes = [str(digit) for digit in range(10)]
-    return Source(items, classes, val_share=DIGITS_VAL_SHARE, shard_bytes=DIGITS_SHARD_BYTES)
+    return Source(items, classes, val_share=DIGITS_VAL_SHARE, shard_bytes=DIGITS_SHARD_BYTES, sized=True)
 
 
 def _digit_png(grey: np.ndarray[tuple[int, int], np.dtype[np.uint8]], side: int) -> bytes:

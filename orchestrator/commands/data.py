@@ -32,7 +32,10 @@ def pack(
     ] = None,
     classes: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="names of the classes, one a line, in the order of their numbers"),
+        typer.Option(
+            metavar="FILE",
+            help="names of the classes, one a line, in the order of their numbers; or the index.json of a packed set",
+        ),
     ] = None,
     val_share: Annotated[
         float | None,

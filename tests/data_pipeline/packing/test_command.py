@@ -54,3 +54,10 @@ def test_a_list_of_classes_that_is_none_is_refused(tmp_path: Path, class_folders
     assert failed.returncode == 2
     assert "'a' is named twice" in failed.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_the_classes_of_one_set_are_taken_for_another(tmp_path: Path, class_folders: Path) -> None:
+    assert mixer(class_folders, tmp_path / "train").returncode == 0
+    (class_folders / "n01").rename(tmp_path / "elsewhere")
+    done = mixer(class_folders, tmp_path / "val", "--classes", tmp_path / "train/index.json", "--json")
+    assert json.loads(done.stdout)["sets"][0]["per_class"] == {"n01": 0, "n02": 20, "n03": 20}
