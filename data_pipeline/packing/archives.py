@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from data_pipeline.errors import BadDataset
+from data_pipeline.packing.web import shown
 from data_pipeline.shards.format import IMAGE_EXTS
 from data_pipeline.shards.tars import LINKS, REGULAR, SPARSE, Entry, entries
 from data_pipeline.storage import Store
@@ -46,7 +47,9 @@ class Tar:
             if is_image(entry.name):
                 found.append(entry)
             else:
-                ignored.append({"path": f"{self.name}/{entry.name}", "why": "not the name of an image"})
+                ignored.append(
+                    {"path": shown(f"{self.name}/{entry.name}"), "why": "not the name of an image"}
+                )
         return sorted(found, key=lambda entry: entry.name), ignored
 
     def entries(self) -> Iterator[Entry]:
@@ -57,7 +60,7 @@ class Tar:
                 raise BadDataset(
                     f"{self.where}: {entry.name!r} is a link or a sparse file; tar the files themselves"
                 )
-            if entry.kind not in REGULAR or PurePosixPath(entry.name).name.startswith("."):
+            if entry.kind not in REGULAR:
                 continue
             if entry.name in seen:
                 raise BadDataset(f"{self.where}: {entry.name!r} comes twice; names must be unique")
@@ -100,11 +103,13 @@ class _Window:
 
 
 def is_image(name: str) -> bool:
-    return PurePosixPath(name).suffix.lower().lstrip(".") in IMAGE_EXTS
+    """By the name; hidden files are none."""
+    path = PurePosixPath(name)
+    return path.suffix.lower().lstrip(".") in IMAGE_EXTS and not path.name.startswith(".")
 
 
 def is_tar(name: str) -> bool:
-    return name.lower().endswith(".tar")
+    return name.lower().endswith(".tar") and not PurePosixPath(name).name.startswith(".")
 
 
 def class_name(name: str) -> str:

@@ -28,7 +28,7 @@ from data_pipeline.packing.notes import NOTES, Packed
 from data_pipeline.packing.plan import FINISHED, PLAN, Options, Plan, PlannedSet, make_plan
 from data_pipeline.packing.shards import Packer, Progress
 from data_pipeline.packing.sheet import SHEET, make_sheet
-from data_pipeline.packing.sources import Labelling, Source, open_source
+from data_pipeline.packing.sources import DIGITS, Labelling, Source, open_source
 from data_pipeline.packing.summary import SUMMARY, dump_summary, set_facts
 from data_pipeline.shards.build import summarize
 from data_pipeline.shards.format import INDEX, dump_index
@@ -108,6 +108,7 @@ def pack(
     began = time.monotonic()
     encoding = Encoding.parse(encode) if encode else None
     home = open_store(dest)
+    _check_apart(str(source), home)
     found = open_source(source, _checked_size(size), Labelling(labels, labels_base, classes))
     change = Change(None if found.sized else size, encoding)
     how = _How(skip_broken, _checked_threads(threads), progress)
@@ -147,6 +148,12 @@ def _options(
     if share is not None and not 0 < share < 1:
         raise BadDataset(f"val_share is {share}; a number between 0 and 1 is allowed")
     return Options(seed, share, shard_bytes or source.shard_bytes or SHARD_BYTES, size, change)
+
+
+def _check_apart(source: str, home: Store) -> None:
+    """Refuses to write into the folder that is packed: what was written would be packed with it the next time."""
+    if source != DIGITS and f"{home.url}/".startswith(f"{open_store(source).url}/"):
+        raise BadDataset(f"{home.url} lies in {source}, which is to be packed; choose a place outside of it")
 
 
 def _checked_size(size: int | None) -> int | None:

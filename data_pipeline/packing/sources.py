@@ -24,6 +24,7 @@ from data_pipeline.packing.archives import Tar, class_name, images_of, is_image,
 from data_pipeline.packing.classes import label_file, number_words, numbers_of
 from data_pipeline.packing.items import Items
 from data_pipeline.packing.origins import Archive, Links, Memory, Objects
+from data_pipeline.packing.web import shown
 from data_pipeline.shards.labels import JSON, LabelRule
 from data_pipeline.storage import ObjectInfo, Store, open_store
 
@@ -170,7 +171,7 @@ def _class_tars(tars: Sequence[Tar], said: Labelling, ignored: Iterable[dict[str
 
 
 def _folder(store: Store, said: Labelling) -> Source:
-    infos = [info for info in store.list() if not info.key.startswith(".")]
+    infos = [info for info in store.list() if not _in_hidden_folder(info.key)]
     top = [info for info in infos if "/" not in info.key]
     tars, flat = [one for one in top if is_tar(one.key)], [one for one in top if is_image(one.key)]
     folders = [name for name in store.folders() if not name.startswith(".")]
@@ -188,7 +189,15 @@ def _folder(store: Store, said: Labelling) -> Source:
             else "no sub-folders; one per class is needed"
         )
         raise BadDataset(f"{store.url} has {what}, or a table (.csv) of path,label")
-    return _files(store, infos, folders, said)
+    found = _files(store, infos, folders, said)
+    found.ignored += [
+        _left_out(f"{name}/", "a hidden folder") for name in store.folders() if name.startswith(".")
+    ]
+    return found
+
+
+def _in_hidden_folder(key: str) -> bool:
+    return key.startswith(".") and "/" in key
 
 
 def _files(store: Store, infos: Sequence[ObjectInfo], folders: Sequence[str], said: Labelling) -> Source:
@@ -230,4 +239,4 @@ def _labels(
 
 
 def _left_out(path: str, why: str) -> dict[str, str]:
-    return {"path": path, "why": why}
+    return {"path": shown(path), "why": why}

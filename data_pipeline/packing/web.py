@@ -34,9 +34,9 @@ def is_web(name: str) -> bool:
 
 
 def shown(name: str) -> str:
-    """A name as messages may hold it: of a url without user, password and query."""
+    """A name as messages may hold it: UTF-8, and of a url without user, password and query."""
     if "://" not in name:
-        return name
+        return name.encode("utf-8", "backslashreplace").decode()
     parts = urlsplit(name)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 

@@ -55,7 +55,7 @@ def pack(
         int, typer.Option(help="of the split, of the mixing at write time, and of the sheet")
     ] = 0,
     threads: Annotated[
-        int | None, typer.Option(help="images, and shards, at once; else one per core")
+        int | None, typer.Option(help="images, and shards, at once; else one per core, at least 4")
     ] = None,
     sheet: Annotated[
         str | None,

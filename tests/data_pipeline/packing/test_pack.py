@@ -251,3 +251,39 @@ def test_sources_that_cannot_be_meant(tmp_path: Path, folder: Path) -> None:
         pack(folder, str(tmp_path / "out"), val_share=1.5)
     with pytest.raises(BadDataset, match="size is 0"):
         pack(folder, str(tmp_path / "out"), size=0)
+
+
+def test_files_that_are_hidden_or_strangely_named_are_listed(tmp_path: Path, folder: Path) -> None:
+    import os
+
+    for name in (b"ant/._0.png", b"bee/\xff.txt", b".hidden"):
+        Path(os.fsdecode(os.fsencode(folder) + b"/" + name)).write_bytes(b"x")
+    (folder / ".git").mkdir()
+    (folder / ".git/config.png").write_bytes(b"x")
+    strange = Path(os.fsdecode(os.fsencode(folder) + b"/cow/\xfe.png"))
+    strange.write_bytes(b"broken")
+    summary = pack(folder, str(tmp_path / "out"), skip_broken=True)
+    assert {one["path"] for one in summary["skipped"]} == {
+        "ant/._0.png", "bee/\\udcff.txt", ".hidden", ".git/", "cow/\\udcfe.png",
+    }  # fmt: skip
+    assert summary["sets"][0]["samples"] == 18
+
+
+def test_a_place_inside_of_the_source_is_refused(tmp_path: Path, folder: Path) -> None:
+    with pytest.raises(BadDataset, match="choose a place outside of it"):
+        pack(folder, str(folder / "ant" / "packed"))
+    with pytest.raises(BadDataset, match="choose a place outside of it"):
+        pack(f"{folder}/", str(folder))
+    assert len(list(folder.rglob("*.*"))) == 18
+
+
+def test_what_lies_beside_is_left_alone_by_overwrite(tmp_path: Path, folder: Path) -> None:
+    pack(folder, str(tmp_path / "out/train"))
+    pack(folder, str(tmp_path / "out"))
+    (tmp_path / "out/keep.txt").write_text("x")
+    pack(folder, str(tmp_path / "out"), seed=3, overwrite=True)
+    assert verify(str(tmp_path / "out/train")).ok
+    assert (tmp_path / "out/keep.txt").exists()
+    with pytest.raises(BadDataset, match="val_share"):
+        pack(folder, str(tmp_path / "out"), val_share=2.0, overwrite=True)
+    assert verify(str(tmp_path / "out")).ok
