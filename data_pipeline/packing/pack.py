@@ -2,7 +2,7 @@
 
 The chain: a source lists the images and their labels (`sources`) -> a plan says which image goes into which shard: split
 into train and val if asked, evenly over the classes, and mixed, because what lies together in a shard comes together
-in training (`plan`) -> pack.json is written: a pack has begun -> shards are made, several at once, every image decoded
+in training (`plan`) -> pack.json is written: a pack has begun (`place`) -> shards are made, several at once, every image decoded
 whole on its way (`shards`), each one noted when it is finished (`notes`) -> contact sheet and summary -> index.json last,
 without which there is no data set -> pack.json says that it is finished, and the notes go.
 
@@ -22,13 +22,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.errors import BadDataset, NotFound, StoreError
+from data_pipeline.errors import BadDataset, StoreError
 from data_pipeline.packing.images import Change, Encoding
 from data_pipeline.packing.notes import NOTES, Packed
-from data_pipeline.packing.plan import FINISHED, PLAN, Options, Plan, PlannedSet, make_plan
+from data_pipeline.packing.place import Job, begin, check_apart, drop_notes
+from data_pipeline.packing.plan import PLAN, Options, Plan, PlannedSet
 from data_pipeline.packing.shards import Packer, Progress
 from data_pipeline.packing.sheet import SHEET, make_sheet
-from data_pipeline.packing.sources import DIGITS, Labelling, Source, open_source
+from data_pipeline.packing.sources import Labelling, Source, open_source
 from data_pipeline.packing.summary import SUMMARY, dump_summary, set_facts
 from data_pipeline.shards.build import summarize
 from data_pipeline.shards.format import INDEX, dump_index
@@ -59,18 +60,6 @@ class _How:
     skip_broken: bool
     threads: int
     progress: Progress | None
-
-
-@dataclass(frozen=True)
-class _Job:
-    """A pack under way. `places` are those of the plan's sets; `home` is above them, or the only one."""
-
-    home: Store
-    places: list[Store]
-    source: Source
-    plan: Plan
-    seed: int
-    finished: bool
 
 
 def pack(
@@ -108,11 +97,11 @@ def pack(
     began = time.monotonic()
     encoding = Encoding.parse(encode) if encode else None
     home = open_store(dest)
-    _check_apart(str(source), home)
+    check_apart(str(source), home)
     found = open_source(source, _checked_size(size), Labelling(labels, labels_base, classes))
     change = Change(None if found.sized else size, encoding)
     how = _How(skip_broken, _checked_threads(threads), progress)
-    job = _begin(
+    job = begin(
         home, str(source), found, _options(found, seed, val_share, shard_bytes, size, change), overwrite
     )
     facts = _finished_before(job) if job.finished else _make(job, change, how, sheet)
@@ -122,7 +111,7 @@ def pack(
     return facts | {"seconds": round(seconds, 3), "images_per_s": round(len(found.items) / seconds, 1)}
 
 
-def _make(job: _Job, change: Change, how: _How, sheet: str | None) -> dict[str, Any]:
+def _make(job: Job, change: Change, how: _How, sheet: str | None) -> dict[str, Any]:
     """All shards, then what stands beside them. Raises BrokenImages."""
     items, rule = job.source.items, job.source.rule
     packer = Packer(job.home, items, change, rule, how.skip_broken, how.threads, how.progress, len(items))
@@ -150,12 +139,6 @@ def _options(
     return Options(seed, share, shard_bytes or source.shard_bytes or SHARD_BYTES, size, change)
 
 
-def _check_apart(source: str, home: Store) -> None:
-    """Refuses to write into the folder that is packed: what was written would be packed with it the next time."""
-    if source != DIGITS and f"{home.url}/".startswith(f"{open_store(source).url}/"):
-        raise BadDataset(f"{home.url} lies in {source}, which is to be packed; choose a place outside of it")
-
-
 def _checked_size(size: int | None) -> int | None:
     if size is not None and size < 1:
         raise BadDataset(f"size is {size}; 1 or more pixels are allowed")
@@ -168,72 +151,8 @@ def _checked_threads(threads: int | None) -> int:
     return threads or max(4, len(os.sched_getaffinity(0)))
 
 
-def _begin(home: Store, name: str, source: Source, options: Options, overwrite: bool) -> _Job:
-    """Makes the plan, and sees that the place is empty, or holds what was begun, or finished, by the same plan."""
-    begun = None if overwrite else _begun(home)
-    plan = make_plan(name, source, options, begun)
-    places = [home.sub(one.folder) if one.folder else home for one in plan.sets]
-    finished = begun is not None and bool(begun.get(FINISHED)) and all(place.head(INDEX) for place in places)
-    if overwrite:
-        _clear(home, places)
-    if begun is None:
-        for place in places:
-            _check_empty(place)
-        home.put(PLAN, plan.dump())
-    elif differences := plan.differences(begun, sizes=finished):
-        raise BadDataset(
-            f"{home.url} already holds {'a pack' if finished else 'a pack that was begun'} of something else: "
-            f"{'; '.join(differences)}; give what it was made from, choose another place, or overwrite it"
-        )
-    return _Job(home, places, source, plan, options.seed, finished)
-
-
-def _begun(home: Store) -> dict[str, Any] | None:
-    """The facts of the plan of a pack that was begun, and perhaps finished."""
-    try:
-        facts = json.loads(home.get(PLAN))
-    except NotFound:
-        return None
-    except ValueError:
-        facts = None
-    if not isinstance(facts, dict):
-        raise BadDataset(f"{home.url}/{PLAN} is no plan of a pack; choose another place, or overwrite it")
-    return facts
-
-
-def _check_empty(place: Store) -> None:
-    """Refuses a place that holds shards or an index."""
-    old = [INDEX] if place.head(INDEX) else _shards_in(place)
-    if old:
-        raise BadDataset(f"{place.url} already holds {old[0]}; choose another place, or overwrite it")
-
-
-def _clear(home: Store, places: list[Store]) -> None:
-    """Empties the places, index first, so that no half of a set looks whole; then the plan, so that none is taken for begun."""
-    for place in places:
-        place.delete(INDEX)
-    _drop_notes(home)
-    home.delete(PLAN)
-    for place in places:
-        for key in _shards_in(place):
-            place.delete(key)
-    for key in (SUMMARY, SHEET):
-        home.delete(key)
-
-
-def _drop_notes(home: Store) -> None:
-    for info in list(home.list(NOTES)):
-        home.delete(info.key)
-
-
-def _shards_in(place: Store) -> list[str]:
-    return [
-        info.key for info in place.list() if "/" not in info.key and info.key.endswith((".tar", ".tar.idx"))
-    ]
-
-
 def _finish(
-    job: _Job, packed: list[list[Packed]], broken: list[dict[str, str]], sheet: str | None
+    job: Job, packed: list[list[Packed]], broken: list[dict[str, str]], sheet: str | None
 ) -> dict[str, Any]:
     """Sheet, summary, the indexes, in that order; then what was noted on the way goes."""
     sets = list(zip(job.places, job.plan.sets, packed, strict=True))
@@ -255,19 +174,19 @@ def _finish(
     for place, index in zip(job.places, indexes, strict=True):
         place.put(INDEX, dump_index(index))
     job.home.put(PLAN, job.plan.dump(finished=True))
-    _drop_notes(job.home)
+    drop_notes(job.home)
     return _with_urls(facts, job) | {"sheet": written}
 
 
-def _finished_before(job: _Job) -> dict[str, Any]:
+def _finished_before(job: Job) -> dict[str, Any]:
     """The facts of a pack that is all there."""
-    _drop_notes(job.home)  # it may have been killed while they were dropped
+    drop_notes(job.home)  # it may have been killed while they were dropped
     facts = _with_urls(json.loads(job.home.get(SUMMARY)), job)
     facts["remarks"].append("it was packed before, from the same source and with the same options")
     return facts | {"sheet": f"{job.home.url}/{SHEET}" if job.home.head(SHEET) else None}
 
 
-def _with_urls(facts: dict[str, Any], job: _Job) -> dict[str, Any]:
+def _with_urls(facts: dict[str, Any], job: Job) -> dict[str, Any]:
     sets = [one | {"url": place.url} for one, place in zip(facts["sets"], job.places, strict=True)]
     return facts | {"sets": sets}
 
@@ -280,7 +199,7 @@ def _index(place: Store, planned: PlannedSet, packed: list[Packed], source: Sour
 
 
 def _write_sheet(
-    job: _Job, packed: list[Packed], classes: Sequence[str] | None, sheet: str | None
+    job: Job, packed: list[Packed], classes: Sequence[str] | None, sheet: str | None
 ) -> str | None:
     """Draws the contact sheet of the first set; where it is now."""
     if sheet == NO_SHEET:

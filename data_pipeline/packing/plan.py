@@ -98,17 +98,17 @@ class Plan:
         now, lines = self.facts, []
         if then.get("format") != FORMAT:
             return [f"its format is {then.get('format')!r}, not {FORMAT}"]
-        if then["images"] != now["images"]:
-            lines.append(f"the source had {then['images']} images and has {now['images']}")
-        elif then["listing"] != now["listing"]:
+        if then.get("images") != now["images"]:
+            lines.append(f"the source had {then.get('images')} images and has {now['images']}")
+        elif then.get("listing") != now["listing"]:
             lines.append("the source has other names or labels")
-        elif sizes and then["sizes"] != now["sizes"]:
+        elif sizes and then.get("sizes") != now["sizes"]:
             lines.append("images have other sizes")
-        if then["classes"] != now["classes"]:
+        if then.get("classes") != now["classes"]:
             lines.append("the classes have other names, or another order")
         for key, value in now["options"].items():
-            if then["options"].get(key) != value:
-                lines.append(f"{_option(key)} was {then['options'].get(key)} and is {value}")
+            if then.get("options", {}).get(key) != value:
+                lines.append(f"{_option(key)} was {then.get('options', {}).get(key)} and is {value}")
         return lines
 
 

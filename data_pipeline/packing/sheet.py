@@ -60,10 +60,15 @@ def make_sheet(
         Cell(_picture(place, planned, packed, where[number]), _caption(items[number].labels, classes))
         for number in chosen
     ]
-    kinds = len(np.unique(labels))
-    title = f"{len(good):,} images, {kinds:,} {'class' if kinds == 1 else 'classes'}"
-    shown = len({cell.caption for cell in cells})
-    return draw(title, f"{len(cells)} images of {shown:,} classes, drawn with seed {seed}", cells)
+    kinds, seen = len(np.unique(labels)), len(np.unique(items.first_labels[chosen]))
+    title = f"{_counted(len(good), 'image')}, {_counted(kinds, 'class')}"
+    part = "" if seen == kinds else f" from {_counted(seen, 'class')}"
+    return draw(title, f"{len(cells)} of them{part}, drawn with seed {seed}", cells)
+
+
+def _counted(count: int, what: str) -> str:
+    plural = "" if count == 1 else "es" if what.endswith("s") else "s"
+    return f"{count:,} {what}{plural}"
 
 
 def choose(labels: np.ndarray[tuple[int], np.dtype[np.int32]], cells: int, seed: int) -> list[int]:

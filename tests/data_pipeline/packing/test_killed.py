@@ -34,7 +34,7 @@ def pack_killed(source: Path, dest: str, kills: str, threads: int = 1) -> int:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=150,
+        timeout=280,
         check=False,
     )
     assert run.returncode == 0, run.stdout + run.stderr
