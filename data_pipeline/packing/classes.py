@@ -29,9 +29,7 @@ NAMED = 3  # examples in a message
 
 def read_classes(url: str) -> list[str]:
     """Names of classes in the order of their numbers: the lines of a text file, or those in a data set's index.json. Raises BadDataset."""
-    names = (
-        _of_index(url) if url.endswith(".json") else [line.strip() for line in read_text(url).splitlines()]
-    )
+    names = _of_index(url) if url.endswith(".json") else [line.strip() for line in read_text(url).split("\n")]
     names = [name for name in names if name]
     twice = next((name for name, count in Counter(names).items() if count > 1), None)
     if not names or twice is not None or max(map(len, names)) > LONGEST_NAME:
@@ -115,7 +113,7 @@ def _rows(text: str, url: str) -> list[tuple[str, ...]]:
             solution = cells[0][-1].strip().lower() == "predictionstring"
             cells = [[row[0], row[-1].split(" ")[0]] if solution else row for row in cells[1:]]
     else:
-        cells = [line.split(None, 1) for line in text.splitlines() if line.strip()]
+        cells = [line.split(None, 1) for line in text.split("\n") if line.strip()]
     rows = [tuple(cell.strip() for cell in row[:2]) for row in cells]
     if not rows or len({len(row) for row in rows}) > 1 or not all(all(row) for row in rows):
         raise BadDataset(f"{url} is no label file: lines of one label, or of a name and a label, are needed")

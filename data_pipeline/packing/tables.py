@@ -10,6 +10,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -62,14 +63,12 @@ def _csv(url: str) -> tuple[Sequence[str], Numbered]:
 
 
 def _jsonl(url: str) -> tuple[Sequence[str], Numbered]:
-    lines = [(n, line) for n, line in enumerate(read_text(url).splitlines(), start=1) if line.strip()]
-
-    def parsed() -> Numbered:
-        for number, line in lines:
-            yield number, _object(line, f"{url}, line {number}")
-
-    first = _object(lines[0][1], f"{url}, line {lines[0][0]}") if lines else dict.fromkeys(("path", "label"))
-    return list(first), parsed()
+    lines = ((n, line) for n, line in enumerate(io.StringIO(read_text(url)), start=1) if line.strip())
+    found = ((n, _object(line, f"{url}, line {n}")) for n, line in lines)
+    first = next(found, None)
+    if first is None:
+        return ("path", "label"), iter(())
+    return list(first[1]), chain([first], found)
 
 
 def _object(line: str, where: str) -> dict[str, Any]:

@@ -115,6 +115,12 @@ def test_a_csv_cell_may_hold_line_breaks_and_the_line_is_still_named(tmp_path: P
         next(found)
 
 
+def test_a_line_of_json_ends_only_where_the_line_ends(tmp_path: Path) -> None:
+    line = json.dumps({"path": "a\u2028b.jpg", "label": "x\x85y"}, ensure_ascii=False)
+    (tmp_path / "t.jsonl").write_text(f"\n{line}\r\n{line}\n", newline="")
+    assert list(rows(str(tmp_path / "t.jsonl"))[1]) == [("a\u2028b.jpg", ["x\x85y"])] * 2
+
+
 class Pictures(BaseHTTPRequestHandler):
     """Serves picture n at /n.jpg; the first answers for some paths are faults."""
 
