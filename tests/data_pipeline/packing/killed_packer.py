@@ -61,7 +61,7 @@ def one_try(source: str, dest: str, options: dict[str, Any], number: int, by_wri
         pack(source, dest, **options)
         os._exit(0)
     if not by_writes:
-        time.sleep(random.uniform(0.0, 0.25))
+        time.sleep(random.uniform(0.0, 0.01 * (number + 1)))
         os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
     if os.WIFEXITED(status) and os.WEXITSTATUS(status):
