@@ -7,8 +7,9 @@ is a member of a sample, and under which extension, is `scan`'s rule.
 
 from __future__ import annotations
 
+from data_pipeline.shards.headers import BLOCK, REGULAR
 from data_pipeline.shards.scan import META, NAME
-from data_pipeline.shards.tars import BLOCK, REGULAR, SpanSource, members
+from data_pipeline.shards.tars import SpanSource, members
 
 _PAX = ord("x")
 _RENAMES = (b" path=", b" size=", b"GNU.sparse")  # pax records that change what a member is

@@ -1,212 +1,218 @@
 """Images to WebDataset shards with an index.
 
-The chain: a source lists samples (`sources`: folders, label files, scikit-learn's digits) -> every image is
-decoded once, broken ones are named -> split into train and val if asked, evenly over the classes -> shuffled,
-because what lies together in a shard comes together in training -> written by webdataset's TarWriter with
-fixed times and owners, so that the same source and seed give the same bytes -> uploaded shard by shard ->
-index.json last: without it there is no data set.
+The chain: a source lists the images and their labels (`sources`) -> a plan says which image goes into which shard: split
+into train and val if asked, evenly over the classes, and mixed, because what lies together in a shard comes together
+in training (`plan`) -> pack.json is written: a pack has begun (`place`) -> shards are made, several at once, every image decoded
+whole on its way (`shards`), each one noted when it is finished (`notes`) -> contact sheet and summary -> index.json last,
+without which there is no data set -> pack.json says that it is finished, and the notes go.
 
-Members of a sample: <key>.<image extension> and <key>.cls (the class number in decimal). Images are stored as
-they are, unless `size` asks for smaller ones.
+Killed at any moment, the same call goes on: what is finished stays, by its plan and its note. After the end it changes
+nothing. Same source, options and seed: the same bytes, at any number of threads. Members of a sample:
+<key>.<image extension>, and <key>.cls (the class number in decimal) or <key>.json (a list of them).
 """
 
 from __future__ import annotations
 
-import tempfile
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+import json
+import os
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any
 
-import numpy as np
-
-from data_pipeline.errors import BadDataset
-from data_pipeline.packing.sources import Item, Source, open_source
+from data_pipeline.errors import BadDataset, StoreError
+from data_pipeline.packing.images import Change, Encoding
+from data_pipeline.packing.notes import NOTES, Packed
+from data_pipeline.packing.place import Job, begin, check_apart, drop_notes
+from data_pipeline.packing.plan import PLAN, Options, Plan, PlannedSet
+from data_pipeline.packing.shards import Packer, Progress
+from data_pipeline.packing.sheet import SHEET, make_sheet
+from data_pipeline.packing.sources import Labelling, Source, open_source
+from data_pipeline.packing.summary import SUMMARY, dump_summary, set_facts
 from data_pipeline.shards.build import summarize
 from data_pipeline.shards.format import INDEX, dump_index
-from data_pipeline.shards.scan import ScannedShard, scan_shard
-from data_pipeline.storage import ObjectInfo, Store, open_store
-from data_pipeline.storage.local import LocalStore
-
-A = TypeVar("A")
-B = TypeVar("B")
-Progress = Callable[[int, int], None]  # (done, total) images
+from data_pipeline.storage import Store, open_store
 
 SHARD_BYTES = 128 << 20
-OVERHEAD_BYTES = 1792  # of a sample: two headers, the block of its label, half a block of padding
-MTIME = 0
-CHECKERS = 4
 NAMED_BROKEN = 20
-COPY_BYTES = 4 << 20
+NO_SHEET = "none"
+
+
+class BrokenImages(BadDataset):
+    """Images that do not decode: `broken` holds {"path", "why"} of each. The data set was not finished."""
+
+    def __init__(self, broken: list[dict[str, str]], images: int) -> None:
+        self.broken = broken
+        named = "; ".join(f"{one['path']}: {one['why']}" for one in broken[:NAMED_BROKEN])
+        more = f"; and {len(broken) - NAMED_BROKEN} more" if len(broken) > NAMED_BROKEN else ""
+        super().__init__(
+            f"{len(broken)} of {images} images do not decode: {named}{more}; mend them, or skip broken ones, "
+            "and pack again: shards without broken images are finished and stay"
+        )
+
+
+@dataclass(frozen=True)
+class _How:
+    """What of a pack's options changes no byte."""
+
+    skip_broken: bool
+    threads: int
+    progress: Progress | None
 
 
 def pack(
     source: str | Path,
     dest: str,
     *,
+    labels: str | None = None,
+    labels_base: int | None = None,
+    classes: Sequence[str] | None = None,
     shard_bytes: int | None = None,
     seed: int = 0,
     size: int | None = None,
+    encode: str | None = None,
     val_share: float | None = None,
-    classes: Sequence[str] | None = None,
+    threads: int | None = None,
     skip_broken: bool = False,
     overwrite: bool = False,
+    sheet: str | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Packs `source` into shards of about `shard_bytes` under `dest` and says what was written.
+    """Packs `source` (see `sources`) into shards of about `shard_bytes` under `dest`, and says what was written.
 
-    source: `sklearn:digits`, a folder with one sub-folder per class, or a .csv / .jsonl of path and label.
-    val_share: that part goes to dest/val, the rest to dest/train; without, all goes to dest itself. classes:
-    names of the classes in the order of their numbers (so that train and val agree); else alphabetical. size:
-    images whose short side is longer are scaled down to it (digits: the side they are scaled up to, 32).
-    Returns {"sets": [{"url", "samples", "shards", "bytes", "digest", "classes"}], "skipped": [{"path",
-    "why"}]}. Raises BadDataset naming the broken images (unless `skip_broken`), and where `dest` already
-    holds shards (unless `overwrite`); StoreError from the store. `progress` is told (images done, images in
-    all), twice per image.
+    labels, labels_base: a file of labels, and the number its first class has. classes: names of the classes in the order
+    of their numbers (so that train and val agree); else alphabetical. val_share: that part goes to dest/val, the rest
+    to dest/train; without, all goes to dest itself. size: images whose short side is longer are scaled down to it
+    (digits: the side they are scaled up to, 32). encode: `jpeg:90`, `webp:80`, `png`: every image is stored so.
+    threads: as many images, and as many shards, at once. sheet: where the contact sheet goes, else dest; or `none`.
+
+    A pack that was begun at `dest` with the same source and options goes on. Returns {"sets": [{"url", "samples",
+    "shards", "bytes", "digest", "classes", "image_bytes", "size", "formats", "resized", "encoded", "broken",
+    "per_class"}], "skipped": [{"path", "why"}], "remarks", "sheet", "seconds", "images_per_s"}. Raises BrokenImages
+    naming the broken images (unless `skip_broken`); BadDataset for bad options, where `dest` already holds shards,
+    or a pack that was begun otherwise (unless `overwrite`); StoreError. `progress` is told (images done, in all).
     """
-    found = open_source(source, size, classes)
-    share = found.val_share if val_share is None else val_share
+    began = time.monotonic()
+    encoding = Encoding.parse(encode) if encode else None
+    home = open_store(dest)
+    check_apart(str(source), home)
+    found = open_source(source, _checked_size(size), Labelling(labels, labels_base, classes))
+    change = Change(None if found.sized else size, encoding)
+    how = _How(skip_broken, _checked_threads(threads), progress)
+    job = begin(
+        home, str(source), found, _options(found, seed, val_share, shard_bytes, size, change), overwrite
+    )
+    facts = _finished_before(job) if job.finished else _make(job, change, how, sheet)
+    seconds = time.monotonic() - began
+    with suppress(StoreError):  # may need a right that a pack does not need otherwise
+        home.sweep("", seconds, lambda folder: folder.strip("./") in _folders(job.plan))
+    return facts | {"seconds": round(seconds, 3), "images_per_s": round(len(found.items) / seconds, 1)}
+
+
+def _make(job: Job, change: Change, how: _How, sheet: str | None) -> dict[str, Any]:
+    """All shards, then what stands beside them. Raises BrokenImages."""
+    items, rule = job.source.items, job.source.rule
+    packer = Packer(job.home, items, change, rule, how.skip_broken, how.threads, how.progress, len(items))
+    packed = [packer.pack(planned) for planned in job.plan.sets]
+    broken = [
+        {"path": name, "why": why} for part in packed for one in part for _, name, why in one.note.broken
+    ]
+    broken.sort(key=lambda one: one["path"])
+    if broken and not how.skip_broken:
+        raise BrokenImages(broken, len(items))
+    return _finish(job, packed, broken, sheet)
+
+
+def _options(
+    source: Source,
+    seed: int,
+    val_share: float | None,
+    shard_bytes: int | None,
+    size: int | None,
+    change: Change,
+) -> Options:
+    share = source.val_share if val_share is None else val_share
     if share is not None and not 0 < share < 1:
         raise BadDataset(f"val_share is {share}; a number between 0 and 1 is allowed")
-    store = open_store(dest)
-    places = [store] if share is None else [store.sub("train"), store.sub("val")]
-    for place in places:
-        _make_room(place, overwrite)
-    tell = _Teller(progress, 2 * len(found.items))
-    items, skipped = _check(found.items, skip_broken, tell)
-    tell.total -= len(skipped)
-    parts = [items] if share is None else split(items, share, seed)
-    limit = shard_bytes or found.shard_bytes or SHARD_BYTES
-    sets = []
-    for number, (place, part) in enumerate(zip(places, parts, strict=True)):
-        order = np.random.Generator(np.random.Philox(key=[seed, number])).permutation(len(part))
-        name = "data" if share is None else place.url.rpartition("/")[2]
-        sets.append(_write_set(place, name, [part[i] for i in order], found, limit, tell))
-    return {"sets": sets, "skipped": [*found.ignored, *skipped]}
+    return Options(seed, share, shard_bytes or source.shard_bytes or SHARD_BYTES, size, change)
 
 
-def split(items: Sequence[Item], share: float, seed: int) -> tuple[list[Item], list[Item]]:
-    """(train, val). `share` of the items, rounded up, is val; every class gives its part."""
-    labels = np.array([item.label for item in items])
-    draw = np.random.Generator(np.random.Philox(key=[seed, 2**63])).permutation(len(items))
-    wanted = int(np.ceil(len(items) * share))
-    if not 0 < wanted < len(items):
-        raise BadDataset(f"{len(items)} images cannot be split with val_share {share}: a part would be empty")
-    names, counts = np.unique(labels, return_counts=True)
-    quota = counts * (wanted / len(items))
-    take = np.floor(quota).astype(int)
-    take[np.argsort(take - quota, kind="stable")[: wanted - take.sum()]] += 1
-    val = np.concatenate([draw[labels[draw] == name][:k] for name, k in zip(names, take, strict=True)])
-    chosen = set(val.tolist())
-    train = [item for i, item in enumerate(items) if i not in chosen]
-    return train, [items[i] for i in sorted(chosen)]
+def _checked_size(size: int | None) -> int | None:
+    if size is not None and size < 1:
+        raise BadDataset(f"size is {size}; 1 or more pixels are allowed")
+    return size
 
 
-def _make_room(store: Store, overwrite: bool) -> None:
-    """Refuses a place that holds shards, or empties it, index first, so that no half of a set looks whole."""
-    old = [
-        info.key for info in store.list() if "/" not in info.key and info.key.endswith((".tar", ".tar.idx"))
-    ]
-    if store.head(INDEX) is not None:
-        old.insert(0, INDEX)
-    if old and not overwrite:
-        raise BadDataset(f"{store.url} already holds {old[0]}; choose another place, or overwrite it")
-    for key in old:
-        store.delete(key)
+def _checked_threads(threads: int | None) -> int:
+    if threads is not None and threads < 1:
+        raise BadDataset(f"threads is {threads}; 1 or more are allowed")
+    return threads or max(4, len(os.sched_getaffinity(0)))
 
 
-def _check(
-    items: Sequence[Item], skip_broken: bool, tell: _Teller
-) -> tuple[list[Item], list[dict[str, str]]]:
-    """The items that decode, and what is wrong with the others."""
-    with ThreadPoolExecutor(CHECKERS) as pool:
-        whys = []
-        for why in _bounded_map(pool, Item.why_broken, items):
-            whys.append(why)
-            tell.one()
-    broken = [{"path": item.path, "why": why} for item, why in zip(items, whys, strict=True) if why]
-    if broken and not skip_broken:
-        named = "; ".join(f"{one['path']}: {one['why']}" for one in broken[:NAMED_BROKEN])
-        raise BadDataset(
-            f"{len(broken)} of {len(items)} images do not decode: {named}; "
-            "mend or remove them, or skip broken ones"
-        )
-    good = [item for item, why in zip(items, whys, strict=True) if not why]
-    if not good:
-        raise BadDataset("no image is left to pack")
-    return good, broken
-
-
-def _write_set(
-    store: Store, name: str, items: Sequence[Item], source: Source, shard_bytes: int, tell: _Teller
+def _finish(
+    job: Job, packed: list[list[Packed]], broken: list[dict[str, str]], sheet: str | None
 ) -> dict[str, Any]:
-    """Writes shards, idx files and index of one set; items come in their final order."""
-    total = sum(item.size + OVERHEAD_BYTES for item in items)
-    shards = min(len(items), max(1, -(-total // shard_bytes)))
-    cuts = [len(items) * n // shards for n in range(shards + 1)]
-    scanned = []
-    for n in range(shards):
-        part = enumerate(items[cuts[n] : cuts[n + 1]], start=cuts[n])
-        scanned.append(_write_shard(store, f"{name}-{n:06d}.tar", part, source, tell))
-    index = summarize(scanned, source.classes)
-    store.put(INDEX, dump_index(index))
-    facts = {key: index[key] for key in ("samples", "bytes", "digest", "classes")}
-    return {"url": store.url, "shards": shards} | facts
+    """Sheet, summary, the indexes, in that order; then what was noted on the way goes."""
+    sets = list(zip(job.places, job.plan.sets, packed, strict=True))
+    indexes = [_index(place, planned, part, job.source) for place, planned, part in sets]
+    facts = {
+        "source": job.plan.facts["source"],
+        "options": job.plan.facts["options"],
+        "sets": [
+            {"name": planned.name, "shards": sum(one.scanned is not None for one in part)}
+            | {key: index[key] for key in ("samples", "bytes", "digest", "label", "classes")}
+            | set_facts(planned, part, job.source.items, index["classes"])
+            for (_, planned, part), index in zip(sets, indexes, strict=True)
+        ],
+        "skipped": [*job.source.ignored, *broken],
+        "remarks": job.source.remarks,
+    }
+    written = _write_sheet(job, packed[0], indexes[0]["classes"], sheet)
+    job.home.put(SUMMARY, dump_summary(facts))
+    for place, index in zip(job.places, indexes, strict=True):
+        place.put(INDEX, dump_index(index))
+    job.home.put(PLAN, job.plan.dump(finished=True))
+    drop_notes(job.home)
+    return _with_urls(facts, job) | {"sheet": written}
 
 
-def _write_shard(
-    store: Store, name: str, items: Iterator[tuple[int, Item]], source: Source, tell: _Teller
-) -> ScannedShard:
-    """One shard, by way of a local file, indexed there by the code that indexes other people's shards."""
-    with tempfile.TemporaryDirectory(prefix="mixer-pack-") as folder:
-        path = Path(folder, name)
-        with path.open("wb") as file:
-            _write_tar(file, items, source, tell)
-        size = path.stat().st_size
-        scanned = scan_shard(LocalStore(Path(folder)), ObjectInfo(name, size, "", 0.0))
-        with path.open("rb") as file:
-            store.put_stream(name, size, iter(lambda: file.read(COPY_BYTES), b""))
-    info = store.head(name)
-    if info is None or info.size != size:
-        raise BadDataset(f"{store.url}/{name} was uploaded with {size} bytes and is not there so")
-    store.put(scanned.shard.idx_name, scanned.idx)
-    return scanned.with_etag(info.etag)
+def _finished_before(job: Job) -> dict[str, Any]:
+    """The facts of a pack that is all there."""
+    drop_notes(job.home)  # it may have been killed while they were dropped
+    facts = _with_urls(json.loads(job.home.get(SUMMARY)), job)
+    facts["remarks"].append("it was packed before, from the same source and with the same options")
+    return facts | {"sheet": f"{job.home.url}/{SHEET}" if job.home.head(SHEET) else None}
 
 
-def _write_tar(file: IO[bytes], items: Iterator[tuple[int, Item]], source: Source, tell: _Teller) -> None:
-    from webdataset import TarWriter  # imports torch
-
-    def ready(numbered: tuple[int, Item]) -> tuple[int, str, bytes, int]:
-        number, item = numbered
-        return number, *item.image(source.size), item.label
-
-    writer = TarWriter(file, encoder=False, mtime=MTIME)
-    with ThreadPoolExecutor(CHECKERS) as pool:
-        for number, ext, image, label in _bounded_map(pool, ready, items):
-            writer.write({"__key__": f"{number:09d}", ext: image, "cls": b"%d" % label})
-            tell.one()
-    writer.close()
+def _with_urls(facts: dict[str, Any], job: Job) -> dict[str, Any]:
+    sets = [one | {"url": place.url} for one, place in zip(facts["sets"], job.places, strict=True)]
+    return facts | {"sets": sets}
 
 
-def _bounded_map(pool: ThreadPoolExecutor, work: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
-    """`work` of each item, in order, never more than a few ahead of what was taken."""
-    rest = iter(items)
-    ahead = deque(pool.submit(work, item) for item in islice(rest, 4 * CHECKERS))
-    while ahead:
-        done = ahead.popleft().result()
-        ahead.extend(pool.submit(work, item) for item in islice(rest, 1))
-        yield done
+def _index(place: Store, planned: PlannedSet, packed: list[Packed], source: Source) -> dict[str, Any]:
+    scanned = [one.scanned for one in packed if one.scanned is not None]
+    if not scanned:
+        raise BadDataset(f"no image is left to pack into {place.url}")
+    return summarize(scanned, source.classes, source.rule)
 
 
-class _Teller:
-    """Counts images for a progress display."""
+def _write_sheet(
+    job: Job, packed: list[Packed], classes: Sequence[str] | None, sheet: str | None
+) -> str | None:
+    """Draws the contact sheet of the first set; where it is now."""
+    if sheet == NO_SHEET:
+        return None
+    drawn = make_sheet(job.places[0], job.plan.sets[0], packed, job.source.items, classes, job.seed)
+    store, key = job.home, SHEET
+    if sheet is not None:
+        folder, _, key = sheet.rpartition("/")
+        store = open_store(folder or ("." if not sheet.startswith("/") else "/"))
+    store.put(key, drawn)
+    return f"{store.url}/{key}"
 
-    def __init__(self, progress: Progress | None, total: int) -> None:
-        self._progress, self.total, self._done = progress, total, 0
 
-    def one(self) -> None:
-        self._done += 1
-        if self._progress:
-            self._progress(self._done, self.total)
+def _folders(plan: Plan) -> set[str]:
+    """Where writes of this pack that were cut off may lie."""
+    return {"", *(one.folder for one in plan.sets), *(f"{NOTES}{one.name}" for one in plan.sets)}

@@ -1,114 +1,105 @@
-"""Where images to pack come from: a list of items with their labels, and the names of the classes.
+"""Where images to pack come from: `open_source` looks at what it is given and lists the images with their labels.
 
-Three kinds: a folder with one sub-folder per class; a .csv (columns path,label) or .jsonl ({"path": ..,
-"label": ..}) with paths relative to the file; scikit-learn's handwritten digits (`sklearn:digits`). Labels
-that are words become classes in alphabetical order; labels that are numbers stay as they are.
+    sklearn:digits                    scikit-learn's handwritten digits
+    .csv .jsonl .parquet              tables of path or url, and label or labels (`tables`)
+    .tar                              class tars in a tar, class folders in a tar, or images with a label file (`archives`)
+    a folder, or s3://bucket/prefix   class folders, class tars, or images with a label file
 
-Images are read when an item is asked for its bytes, not before. Files that cannot be meant are listed, not
-dropped unsaid.
+Classes are numbered in alphabetical order, or by the list that is given. Files that cannot be meant are listed, not
+dropped unsaid. Images are read when they are packed, not here.
 """
 
 from __future__ import annotations
 
-import csv
 import io
-import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from data_pipeline.errors import BadDataset
-from data_pipeline.shards.format import IMAGE_EXTS
+from data_pipeline.packing import tables
+from data_pipeline.packing.archives import Tar, class_name, images_of, is_image, is_tar
+from data_pipeline.packing.classes import label_file, number_words, numbers_of
+from data_pipeline.packing.items import Items
+from data_pipeline.packing.origins import Archive, Links, Memory, Objects
+from data_pipeline.packing.web import shown
+from data_pipeline.shards.labels import JSON, LabelRule
+from data_pipeline.storage import ObjectInfo, Store, open_store
 
 DIGITS = "sklearn:digits"
 DIGITS_SIDE, DIGITS_VAL_SHARE, DIGITS_SHARD_BYTES = 32, 0.2, 600 << 10
-MAX_LABEL = 999_999_999
 SPLITS = {"train", "val", "valid", "validation", "test"}
-JPEG_QUALITY = 95
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One image: where it came from, its class, about how many bytes; in a file, or already in memory."""
-
-    path: str
-    label: int
-    size: int
-    content: Path | bytes
-
-    @property
-    def ext(self) -> str:
-        return Path(self.path).suffix.lower().lstrip(".")
-
-    def read(self) -> bytes:
-        return self.content if isinstance(self.content, bytes) else self.content.read_bytes()
-
-    def why_broken(self) -> str:
-        """Why this image cannot be used; empty where it can."""
-        from data_pipeline.decode import Undecodable, decode
-
-        if self.ext not in IMAGE_EXTS:
-            return f"its name ends in {self.ext!r}; one of {', '.join(IMAGE_EXTS)} is needed"
-        try:
-            decode(self.read())
-        except OSError as error:
-            return error.strerror or type(error).__name__
-        except Undecodable as error:
-            return str(error)
-        return ""
-
-    def image(self, short_side: int | None) -> tuple[str, bytes]:
-        """(extension, bytes) as they are stored: untouched, or scaled down to `short_side` pixels."""
-        data = self.read()
-        return (self.ext, data) if short_side is None else _shrunk(self.ext, data, short_side)
+NOT_AN_IMAGE = "not the name of an image"
 
 
 @dataclass(frozen=True)
-class Source:
-    """What a pack writes. `ignored` names files that were left out, and why."""
+class Labelling:
+    """What the user says of labels: a label file, where its numbers begin, and the classes in the order of their numbers."""
 
-    items: Sequence[Item]
+    file: str | None = None
+    base: int | None = None
+    classes: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        if self.base not in (None, 0, 1):
+            raise BadDataset(f"labels-base is {self.base}; 0 or 1 is allowed")
+
+
+@dataclass
+class Source:
+    """What a pack writes. `sized`: images were made at the size asked for. `ignored` names files that were left out, and why;
+    `remarks` are for the summary.
+    """
+
+    items: Items
     classes: Sequence[str] | None
-    size: int | None = None
+    rule: LabelRule = field(default_factory=LabelRule)
     val_share: float | None = None
     shard_bytes: int | None = None
+    sized: bool = False
     ignored: list[dict[str, str]] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
 
 
-def open_source(source: str | Path, size: int | None, classes: Sequence[str] | None = None) -> Source:
-    """The items of `source`; `classes` fixes names and numbers. Raises BadDataset for what is no source."""
-    if size is not None and size < 1:
-        raise BadDataset(f"size is {size}; 1 or more pixels are allowed")
-    if source == DIGITS:
+def open_source(source: str | Path, size: int | None = None, labelling: Labelling | None = None) -> Source:
+    """The images of `source`. `size` matters for digits only: the side they are scaled up to. Raises BadDataset, StoreError."""
+    said = labelling or Labelling()
+    url = str(source)
+    if url == DIGITS:
+        if said != Labelling():
+            raise BadDataset(
+                f"{DIGITS} brings its labels and classes; leave labels, labels-base and classes out"
+            )
         return _digits(size or DIGITS_SIDE)
-    path = Path(source).expanduser()
-    if path.is_dir():
-        found = _folder(path, classes)
-    elif path.suffix.lower() == ".csv":
-        found = _listed(path, _csv_rows(path), classes)
-    elif path.suffix.lower() in (".jsonl", ".ndjson"):
-        found = _listed(path, _jsonl_rows(path), classes)
+    if said.file and tables.is_table(url):
+        raise BadDataset(f"{url} holds its labels itself; a label file is for a tar or folder of images")
+    if tables.is_table(url):
+        found = _listed(url, said)
+    elif is_tar(url):
+        found = _tar(url, said)
+    elif "://" in url or Path(url).expanduser().is_dir():
+        found = _folder(open_store(url), said)
     else:
         raise BadDataset(
-            f"cannot pack {str(source)!r}: give a folder of class folders, .csv, .jsonl or {DIGITS}"
+            f"cannot pack {url!r}: give a folder of class folders or class tars, a .tar, .csv, .jsonl or .parquet, or {DIGITS}"
         )
     if not found.items:
-        raise BadDataset(f"there is no image in {path}")
-    return Source(found.items, found.classes, size, ignored=found.ignored)
+        raise BadDataset(f"there is no image in {url}")
+    return found
 
 
 def _digits(side: int) -> Source:
     from sklearn.datasets import load_digits
 
-    digits = load_digits()
-    items = []
+    digits, items, images = load_digits(), Items(), list[bytes]()
+    origin = items.origin(Memory(images))
     for number, (pixels, label) in enumerate(zip(digits.images, digits.target, strict=True)):
-        png = _digit_png(np.round(pixels * (255 / 16)).astype(np.uint8), side)
-        items.append(Item(f"{DIGITS}/{number}.png", int(label), len(png), png))
+        images.append(_digit_png(np.round(pixels * (255 / 16)).astype(np.uint8), side))
+        items.add(f"{DIGITS}/{number}.png", [int(label)], len(images[-1]), origin, number)
     classes = [str(digit) for digit in range(10)]
-    return Source(items, classes, val_share=DIGITS_VAL_SHARE, shard_bytes=DIGITS_SHARD_BYTES)
+    return Source(items, classes, val_share=DIGITS_VAL_SHARE, shard_bytes=DIGITS_SHARD_BYTES, sized=True)
 
 
 def _digit_png(grey: np.ndarray[tuple[int, int], np.dtype[np.uint8]], side: int) -> bytes:
@@ -121,104 +112,131 @@ def _digit_png(grey: np.ndarray[tuple[int, int], np.dtype[np.uint8]], side: int)
     return out.getvalue()
 
 
-def _folder(root: Path, classes: Sequence[str] | None) -> Source:
-    folders = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if not folders:
-        raise BadDataset(f"{root} has no sub-folders; one per class is needed, or a .csv of path,label")
-    if {name.lower() for name in folders} <= SPLITS:
+def _listed(url: str, said: Labelling) -> Source:
+    """A table's images; its labels become numbers when all are known."""
+    several, rows = tables.rows(url)
+    base = open_store(url.rpartition("/")[0]) if "://" in url else Path(url).expanduser().parent
+    links, items, words = Links(base), Items(), dict[str, int]()
+    origin = items.origin(links)
+    for name, labels in rows:
+        items.add(name, [words.setdefault(word, len(words)) for word in labels], links.size(name), origin)
+    numbers, classes = number_words(list(words), said.classes, said.base, url)
+    items.relabel(numbers)
+    return Source(items, classes, LabelRule(JSON) if several else LabelRule())
+
+
+def _tar(url: str, said: Labelling) -> Source:
+    folder, _, key = (
+        url.rpartition("/") if "://" in url else (str(Path(url).expanduser().parent), "", Path(url).name)
+    )
+    store = open_store(folder)
+    info = store.head(key)
+    if info is None:
+        raise BadDataset(f"there is no {url}")
+    tar = Tar(store, key, key, 0, info.size)
+    inner = list(tar.entries())
+    if any(is_tar(entry.name) for entry in inner):
+        ignored = [_left_out(entry.name, "not a class tar") for entry in inner if not is_tar(entry.name)]
+        return _class_tars([tar.inside(entry) for entry in inner if is_tar(entry.name)], said, ignored)
+    items, images = (
+        Items(),
+        sorted((entry for entry in inner if is_image(entry.name)), key=lambda entry: entry.name),
+    )
+    origin = items.origin(Archive(store, key))
+    labels, classes, remarks = _labels([entry.name for entry in images], said, url)
+    for entry, label in zip(images, labels, strict=True):
+        items.add(entry.name, [label], entry.size, origin, entry.offset)
+    ignored = [_left_out(entry.name, NOT_AN_IMAGE) for entry in inner if not is_image(entry.name)]
+    return Source(items, classes, ignored=ignored, remarks=remarks)
+
+
+def _class_tars(tars: Sequence[Tar], said: Labelling, ignored: Iterable[dict[str, str]]) -> Source:
+    if said.file:
         raise BadDataset(
-            f"{root} holds {', '.join(folders)}: pack each of them by itself, to places of their own"
+            f"{tars[0].where} is a class tar: it says its label itself; leave the label file out"
         )
-    numbers = _numbers(folders, classes)
-    items, ignored = [], []
-    for path in sorted(path for path in root.rglob("*") if path.is_file()):
-        name = path.relative_to(root)
-        if name.parts[0] not in numbers or path.suffix.lower().lstrip(".") not in IMAGE_EXTS:
-            why = "not the name of an image" if name.parts[0] in numbers else "in no class folder"
-            ignored.append({"path": str(name), "why": why})
-        else:
-            items.append(Item(name.as_posix(), numbers[name.parts[0]], path.stat().st_size, path))
-    return Source(items, list(numbers), ignored=ignored)
+    by_name = {class_name(tar.name): tar for tar in sorted(tars, key=lambda tar: class_name(tar.name))}
+    if len(by_name) < len(tars):
+        raise BadDataset(f"two tars are for the same class; {len(tars)} tars have {len(by_name)} names")
+    numbers, items, left_out = numbers_of(list(by_name), said.classes), Items(), list(ignored)
+    for name, tar, (images, others) in zip(
+        by_name, by_name.values(), images_of(list(by_name.values())), strict=True
+    ):
+        origin = items.origin(Archive(tar.store, tar.key))
+        left_out += others
+        for entry in images:
+            path = f"{name}/{entry.name.removeprefix('./')}"
+            items.add(path, [numbers[name]], entry.size, origin, entry.offset)
+    return Source(items, list(numbers), ignored=left_out)
 
 
-def _listed(file: Path, rows: Iterable[tuple[str, str]], classes: Sequence[str] | None) -> Source:
-    pairs = list(rows)
-    words = sorted({label for _, label in pairs})
-    if classes is None and all(label.isascii() and label.isdecimal() for label in words):
-        numbers, names = {label: int(label) for label in words}, None
-        if max(numbers.values(), default=0) > MAX_LABEL:
-            raise BadDataset(f"{file}: the label {max(numbers.values())} is above {MAX_LABEL}")
+def _folder(store: Store, said: Labelling) -> Source:
+    infos = [info for info in store.list() if not _in_hidden_folder(info.key)]
+    top = [info for info in infos if "/" not in info.key]
+    tars, flat = [one for one in top if is_tar(one.key)], [one for one in top if is_image(one.key)]
+    folders = [name for name in store.folders() if not name.startswith(".")]
+    if tars and not folders:
+        ignored = [_left_out(info.key, "not a class tar") for info in top if not is_tar(info.key)]
+        return _class_tars([Tar(store, one.key, one.key, 0, one.size) for one in tars], said, ignored)
+    if {name.lower() for name in folders} <= SPLITS and folders:
+        raise BadDataset(
+            f"{store.url} holds {', '.join(folders)}: pack each of them by itself, to places of their own"
+        )
+    if not said.file and not folders:
+        what = (
+            "images and no label file: give one (labels)"
+            if flat
+            else "no sub-folders; one per class is needed"
+        )
+        raise BadDataset(f"{store.url} has {what}, or a table (.csv) of path,label")
+    found = _files(store, infos, folders, said)
+    found.ignored += [
+        _left_out(f"{name}/", "a hidden folder") for name in store.folders() if name.startswith(".")
+    ]
+    return found
+
+
+def _in_hidden_folder(key: str) -> bool:
+    return key.startswith(".") and "/" in key
+
+
+def _files(store: Store, infos: Sequence[ObjectInfo], folders: Sequence[str], said: Labelling) -> Source:
+    """Images in class folders, or, with a label file, anywhere."""
+    meant = [info for info in infos if is_image(info.key) and (said.file or "/" in info.key)]
+    names = {info.key for info in meant}
+    ignored = [
+        _left_out(info.key, NOT_AN_IMAGE if "/" in info.key or said.file else "in no class folder")
+        for info in infos
+        if info.key not in names
+    ]
+    items = Items()
+    origin = items.origin(Objects(store))
+    if said.file:
+        labels, classes, remarks = _labels([info.key for info in meant], said, store.url)
     else:
-        numbers = _numbers(words, classes)
-        names = list(numbers)
-    items = []
-    for path, label in pairs:
-        place = file.parent / path
-        size = place.stat().st_size if place.is_file() else 0  # a missing one is named when it is read
-        items.append(Item(path, numbers[label], size, place))
-    return Source(items, names)
+        numbers, remarks = numbers_of(folders, said.classes), []
+        labels, classes = [numbers[info.key.partition("/")[0]] for info in meant], list(numbers)
+    for info, label in zip(meant, labels, strict=True):
+        items.add(info.key, [label], info.size, origin)
+    return Source(items, classes, ignored=ignored, remarks=remarks)
 
 
-def _numbers(found: Sequence[str], classes: Sequence[str] | None) -> dict[str, int]:
-    """The class number of each name."""
-    unknown = sorted(set(found) - set(classes)) if classes is not None else []
-    if unknown:
-        raise BadDataset(f"the class {unknown[0]!r} is not among the {len(classes or ())} given ones")
-    return {name: number for number, name in enumerate(found if classes is None else classes)}
+def _labels(
+    names: Sequence[str], said: Labelling, where: str
+) -> tuple[list[int], list[str] | None, list[str]]:
+    """(the class number of each image, names of the classes, remarks): by the label file, or by the folder in the name."""
+    if said.file is None:
+        words = [PurePosixPath(name).parent.name for name in names]
+        if not all(words):
+            raise BadDataset(f"{where} holds images without class: give a file of their labels (labels)")
+        numbers = numbers_of(sorted(set(words)), said.classes)
+        return [numbers[word] for word in words], list(numbers), []
+    if not names:
+        return [], None, []
+    words, base, remarks = label_file(said.file, names, said.base)
+    found, classes = number_words(words, said.classes, base, said.file)
+    return found, classes, remarks
 
 
-def _csv_rows(file: Path) -> Iterator[tuple[str, str]]:
-    with _opened(file) as lines:
-        reader = csv.DictReader(lines)
-        if not {"path", "label"} <= set(reader.fieldnames or ()):
-            raise BadDataset(
-                f"{file}: the first line is {reader.fieldnames}; columns path and label are needed"
-            )
-        for row in reader:
-            yield _row(file, reader.line_num, row["path"], row["label"])
-
-
-def _jsonl_rows(file: Path) -> Iterator[tuple[str, str]]:
-    with _opened(file) as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-                yield _row(file, number, row["path"], row["label"])
-            except (ValueError, KeyError, TypeError):
-                raise BadDataset(f'{file}, line {number}: {{"path": ..., "label": ...}} is needed') from None
-
-
-def _row(file: Path, number: int, path: object, label: object) -> tuple[str, str]:
-    named = isinstance(label, str | int) and not isinstance(label, bool) and str(label).strip()
-    if not isinstance(path, str) or not path or not named:
-        raise BadDataset(f"{file}, line {number}: path is {path!r} and label is {label!r}; both are needed")
-    return path, str(label).strip()
-
-
-def _opened(file: Path) -> io.TextIOWrapper:
-    try:
-        return file.open(encoding="utf-8-sig", newline="")
-    except OSError as error:
-        raise BadDataset(f"cannot read {file}: {error.strerror}") from None
-
-
-def _shrunk(ext: str, data: bytes, short_side: int) -> tuple[str, bytes]:
-    from PIL import Image
-
-    from data_pipeline.decode import decode
-
-    pixels = decode(data)
-    height, width = pixels.shape[:2]
-    if min(height, width) <= short_side:
-        return ext, data
-    scale = short_side / min(height, width)
-    sides = (max(short_side, round(width * scale)), max(short_side, round(height * scale)))
-    out = io.BytesIO()
-    image = Image.fromarray(pixels).resize(sides, Image.Resampling.LANCZOS)
-    if ext in ("jpg", "jpeg"):
-        image.save(out, "JPEG", quality=JPEG_QUALITY)
-        return ext, out.getvalue()
-    image.save(out, "PNG")
-    return "png", out.getvalue()
+def _left_out(path: str, why: str) -> dict[str, str]:
+    return {"path": shown(path), "why": why}

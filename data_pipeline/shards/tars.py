@@ -45,6 +45,16 @@ class Member:
     data: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A member whose data was passed over: `size` bytes from byte `offset`."""
+
+    name: str
+    kind: bytes
+    offset: int
+    size: int
+
+
 class Source(Protocol):
     """Bytes in order. `where` names them in errors."""
 
@@ -142,16 +152,48 @@ def members(source: Source, *, whole: bool = True) -> Iterator[Member]:
         extensions, start, extra = b"", source.position, Extension()
 
 
+def entries(source: Source) -> Iterator[Entry]:
+    """The members of a whole archive, in order, by their headers alone: data is passed over. Raises BadDataset naming the byte."""
+    extra, extended = Extension(), False
+    while True:
+        begin = source.position
+        header = source.read(BLOCK)
+        if len(header) == BLOCK and not header.strip(b"\0") and not extended:
+            return _check_end(source)
+        kind, size = check_header(header, source.where, begin)
+        if kind in PAX + LONG_NAME + LONG_LINK:
+            extra.add(kind, _read_body(source, header, size, begin)[0], f"{source.where} at byte {begin}")
+            extended = True
+            continue
+        offset, size = source.position, size if extra.size is None else extra.size
+        if kind == GLOBAL:
+            data, _ = _read_body(source, header, size, begin)
+            check_global(data, extended, f"{source.where} at byte {begin}")
+        else:
+            _pass_over(source, header, size, begin)
+            yield Entry(extra.name or name_in(header), kind, offset, size)
+        extra, extended = Extension(), False
+
+
 def _read_body(source: Source, header: bytes, size: int, begin: int) -> tuple[bytes, bytes]:
     """Data, and header with data and padding."""
+    body = source.read(_padded(source, header, size, begin))
+    return body[:size], header + body
+
+
+def _pass_over(source: Source, header: bytes, size: int, begin: int) -> None:
+    source.position += _padded(source, header, size, begin)
+
+
+def _padded(source: Source, header: bytes, size: int, begin: int) -> int:
+    """Bytes of a member's data with padding, which must be there."""
     padded = -(-size // BLOCK) * BLOCK
     if source.position + padded > source.size:
         raise BadDataset(
             f"{source.where} at byte {begin}: the member {name_in(header)!r} of {size} bytes goes past the end "
             f"at {source.size}; the archive was cut off: write it again"
         )
-    body = source.read(padded)
-    return body[:size], header + body
+    return padded
 
 
 def _check_end(source: Source) -> None:

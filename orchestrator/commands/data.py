@@ -7,15 +7,37 @@ from typing import Annotated, Any
 
 import typer
 
-from orchestrator.commands.shared import Json, bar, out, print_facts, print_json, shard_bar
+from orchestrator.commands.shared import Json, bar, err, out, print_facts, print_json, shard_bar
 from orchestrator.errors import MixerError, UserError
+from orchestrator.packed import closing_lines, pack_table
 
 
 def pack(
     source: Annotated[
-        str, typer.Argument(help="sklearn:digits, a folder of class folders, or a CSV/JSONL of path,label")
+        str,
+        typer.Argument(
+            help="a folder of class folders or class tars, a .tar of them, a table of path and label "
+            "(.csv, .jsonl, .parquet), or sklearn:digits; here or at s3://"
+        ),
     ],
     dest: Annotated[str, typer.Argument(metavar="DEST", help="s3://bucket/prefix or a folder")],
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="labels of a tar or folder of images: one a line in name order, or name and label",
+        ),
+    ] = None,
+    labels_base: Annotated[
+        int | None, typer.Option(help="0 or 1: what the first class is called where labels are numbers")
+    ] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="names of the classes, one a line, in the order of their numbers; or the index.json of a packed set",
+        ),
+    ] = None,
     val_share: Annotated[
         float | None,
         typer.Option(
@@ -25,34 +47,57 @@ def pack(
     size: Annotated[
         int | None, typer.Option(help="scale longer images down to this many pixels per short side")
     ] = None,
+    encode: Annotated[
+        str | None,
+        typer.Option(help="store every image as jpeg:QUALITY, webp:QUALITY or png; else as it came"),
+    ] = None,
     shard_mb: Annotated[float | None, typer.Option(help="size of a shard in MB; else 134")] = None,
-    seed: Annotated[int, typer.Option(help="of the split and of the mixing at write time")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="of the split, of the mixing at write time, and of the sheet")
+    ] = 0,
+    threads: Annotated[
+        int | None, typer.Option(help="images, and shards, at once; else one per core, at least 4")
+    ] = None,
+    sheet: Annotated[
+        str | None,
+        typer.Option(metavar="PATH|none", help="where the contact sheet goes; else DEST/contact-sheet.png"),
+    ] = None,
     skip_broken: Annotated[
         bool, typer.Option("--skip-broken", help="leave out images that do not decode, and list them")
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace shards that lie in DEST")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="replace shards that lie in DEST, and begin again")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Pack images into WebDataset shards with an index."""
+    """Pack images into WebDataset shards with an index. After a kill, the same command goes on."""
+    from data_pipeline.packing.classes import read_classes
+    from data_pipeline.packing.pack import BrokenImages
     from data_pipeline.packing.pack import pack as run_pack
 
     shard_bytes = int(shard_mb * 1e6) if shard_mb else None
-    options: dict[str, Any] = {"val_share": val_share, "size": size, "shard_bytes": shard_bytes, "seed": seed}
-    with bar("packing", as_json) as progress:
-        facts = run_pack(
-            source, dest, **options, skip_broken=skip_broken, overwrite=overwrite, progress=progress
-        )
+    names = read_classes(classes) if classes else None
+    options: dict[str, Any] = {
+        "labels": labels,
+        "labels_base": labels_base,
+        "classes": names,
+        "val_share": val_share,
+    }
+    options |= {"size": size, "encode": encode, "shard_bytes": shard_bytes, "seed": seed, "threads": threads}
+    options |= {"skip_broken": skip_broken, "overwrite": overwrite, "sheet": sheet}
+    try:
+        with bar("packing", as_json) as progress:
+            facts = run_pack(source, dest, **options, progress=progress)
+    except BrokenImages as error:
+        for item in error.broken:
+            err.print(f"{item['path']}: {item['why']}", markup=False)
+        raise
     if as_json:
         print_json(facts)
         return
-    for found in facts["sets"]:
-        out.print(
-            f"{found['url']}: {found['samples']} images, {len(found['classes'])} classes, {found['shards']} shards, "
-            f"{found['bytes'] / 1e6:.1f} MB, digest {found['digest'][:12]}",
-            markup=False,
-        )
-    for item in facts["skipped"]:
-        out.print(f"left out {item['path']}: {item['why']}", markup=False)
+    out.print(pack_table(facts))
+    for line in closing_lines(facts):
+        out.print(line, markup=False)
 
 
 def index(

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from data_pipeline.errors import BadDataset
-from data_pipeline.packing.pack import pack
+from data_pipeline.packing.pack import BrokenImages, pack
 from data_pipeline.shards.dataset import Dataset, build_index
 from data_pipeline.shards.tars import SpanSource, members
 from data_pipeline.shards.verify import verify
@@ -59,7 +59,7 @@ def test_the_digits_are_all_there_and_split_evenly(store_url: str) -> None:
     assert counts.tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
     assert np.bincount(labels(val)).min() >= 34
     assert len(set(labels(train)[:20])) > 5  # mixed
-    assert told[-1] == (2 * 1797, 2 * 1797)
+    assert told[-1] == (1797, 1797)
     image = Image.open(io.BytesIO(unpacked(val)[0]["png"]))
     assert (image.size, image.mode) == ((32, 32), "RGB")
 
@@ -146,17 +146,41 @@ def test_broken_images_are_named_or_listed(tmp_path: Path, folder: Path) -> None
     whole = (folder / "bee/3.png").read_bytes()
     (folder / "bee/3.png").write_bytes(whole[: len(whole) // 2])
     (folder / "cow/0.png").write_bytes(b"")
-    with pytest.raises(BadDataset, match=r"2 of 18 images do not decode: bee/3\.png: .*cow/0\.png") as caught:
+    with pytest.raises(
+        BrokenImages, match=r"2 of 18 images do not decode: bee/3\.png: .*cow/0\.png"
+    ) as caught:
         pack(folder, str(tmp_path / "out"))
     assert "\n" not in str(caught.value)
-    assert not (tmp_path / "out").exists()
+    assert [one["path"] for one in caught.value.broken] == ["bee/3.png", "cow/0.png"]
+    with pytest.raises(BadDataset, match=r"there is no index\.json"):
+        Dataset.open(str(tmp_path / "out"))
     told: list[tuple[int, int]] = []
     summary = pack(
         folder, str(tmp_path / "out"), skip_broken=True, progress=lambda *state: told.append(state)
     )
-    assert told[-1] == (34, 34)
+    assert told[-1] == (18, 18)
     assert [one["path"] for one in summary["skipped"]] == ["bee/3.png", "cow/0.png"]
     assert summary["sets"][0]["samples"] == 16
+    assert sorted(labels(Dataset.open(str(tmp_path / "out")))) == [0] * 6 + [1] * 5 + [2] * 5
+    assert verify(str(tmp_path / "out")).ok
+
+
+def test_a_broken_image_costs_only_its_shard_and_mended_the_pack_goes_on(
+    tmp_path: Path, folder: Path
+) -> None:
+    whole = (folder / "bee/3.png").read_bytes()
+    (folder / "bee/3.png").write_bytes(whole[:-30])
+    with pytest.raises(BrokenImages):
+        pack(folder, str(tmp_path / "out"), shard_bytes=9000)
+    packed = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.tar")}
+    assert len(packed) == 3
+    (folder / "bee/3.png").write_bytes(whole)
+    pack(folder, str(tmp_path / "out"), shard_bytes=9000)
+    assert {path: path.stat().st_mtime_ns for path in packed} == packed
+    assert Dataset.open(str(tmp_path / "out")).samples == 18
+    assert pack(folder, str(tmp_path / "new"), shard_bytes=9000)["sets"][0]["digest"] == (
+        Dataset.open(str(tmp_path / "out")).digest
+    )
 
 
 def test_webdataset_reads_the_same_samples(tmp_path: Path, folder: Path) -> None:
@@ -179,20 +203,25 @@ def test_a_listed_file_that_is_missing_is_named(tmp_path: Path) -> None:
 
 def test_shards_that_are_there_are_not_overwritten_unasked(tmp_path: Path, folder: Path) -> None:
     pack(folder, str(tmp_path / "out"), shard_bytes=9000)
-    with pytest.raises(BadDataset, match="already holds"):
+    with pytest.raises(
+        BadDataset, match="already holds a pack of something else: the size of shards was 9000"
+    ):
         pack(folder, str(tmp_path / "out"))
     pack(folder, str(tmp_path / "out"), overwrite=True)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "contact-sheet.png",
         "data-000000.tar",
         "data-000000.tar.idx",
         "index.json",
+        "pack-summary.json",
+        "pack.json",
     ]
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("file,class\na,1\n", "columns path and label"),
+        ("file,class\na,1\n", "columns path .* and label"),
         ("path,label\na.jpg,\n", "line 2"),
         ("path,label\n,3\n", "line 2"),
         ("path,label\n", "no image"),
@@ -209,7 +238,12 @@ def test_sources_that_cannot_be_meant(tmp_path: Path, folder: Path) -> None:
     (tmp_path / "both/train/ant").mkdir(parents=True)
     (tmp_path / "both/val/ant").mkdir(parents=True)
     (tmp_path / "flat").mkdir()
-    cases = {"l.jsonl": "line 1", "both": "by itself", "flat": "no sub-folders", "nowhere": "cannot pack"}
+    cases = {
+        "l.jsonl": "columns path .* and label",
+        "both": "by itself",
+        "flat": "no sub-folders",
+        "nowhere": "cannot pack",
+    }
     for name, message in cases.items():
         with pytest.raises(BadDataset, match=message):
             pack(tmp_path / name, str(tmp_path / "out"))
@@ -217,3 +251,39 @@ def test_sources_that_cannot_be_meant(tmp_path: Path, folder: Path) -> None:
         pack(folder, str(tmp_path / "out"), val_share=1.5)
     with pytest.raises(BadDataset, match="size is 0"):
         pack(folder, str(tmp_path / "out"), size=0)
+
+
+def test_files_that_are_hidden_or_strangely_named_are_listed(tmp_path: Path, folder: Path) -> None:
+    import os
+
+    for name in (b"ant/._0.png", b"bee/\xff.txt", b".hidden"):
+        Path(os.fsdecode(os.fsencode(folder) + b"/" + name)).write_bytes(b"x")
+    (folder / ".git").mkdir()
+    (folder / ".git/config.png").write_bytes(b"x")
+    strange = Path(os.fsdecode(os.fsencode(folder) + b"/cow/\xfe.png"))
+    strange.write_bytes(b"broken")
+    summary = pack(folder, str(tmp_path / "out"), skip_broken=True)
+    assert {one["path"] for one in summary["skipped"]} == {
+        "ant/._0.png", "bee/\\udcff.txt", ".hidden", ".git/", "cow/\\udcfe.png",
+    }  # fmt: skip
+    assert summary["sets"][0]["samples"] == 18
+
+
+def test_a_place_inside_of_the_source_is_refused(tmp_path: Path, folder: Path) -> None:
+    with pytest.raises(BadDataset, match="choose a place outside of it"):
+        pack(folder, str(folder / "ant" / "packed"))
+    with pytest.raises(BadDataset, match="choose a place outside of it"):
+        pack(f"{folder}/", str(folder))
+    assert len(list(folder.rglob("*.*"))) == 18
+
+
+def test_what_lies_beside_is_left_alone_by_overwrite(tmp_path: Path, folder: Path) -> None:
+    pack(folder, str(tmp_path / "out/train"))
+    pack(folder, str(tmp_path / "out"))
+    (tmp_path / "out/keep.txt").write_text("x")
+    pack(folder, str(tmp_path / "out"), seed=3, overwrite=True)
+    assert verify(str(tmp_path / "out/train")).ok
+    assert (tmp_path / "out/keep.txt").exists()
+    with pytest.raises(BadDataset, match="val_share"):
+        pack(folder, str(tmp_path / "out"), val_share=2.0, overwrite=True)
+    assert verify(str(tmp_path / "out")).ok

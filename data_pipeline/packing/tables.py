@@ -1,0 +1,137 @@
+"""Tables of images: CSV, JSONL or Parquet with a column `path` (or `url`) and a column `label` (or `labels`).
+
+A row is (name, labels). `labels` may hold several: a list, or in CSV a JSON list or words joined by `;`. Paths are
+relative to the table.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from data_pipeline.errors import BadDataset
+from data_pipeline.storage import open_store
+
+PLACES, LABELS = ("path", "url"), ("label", "labels")
+BATCH_ROWS = 8192
+Row = tuple[str, list[str]]
+
+
+def is_table(url: str) -> bool:
+    return url.lower().endswith((".csv", ".jsonl", ".ndjson", ".parquet"))
+
+
+def read_bytes(url: str) -> bytes:
+    """A whole file: a path, file:// or s3://. Raises BadDataset where a path cannot be read."""
+    if "://" not in url:
+        try:
+            return Path(url).expanduser().read_bytes()
+        except OSError as error:
+            raise BadDataset(f"cannot read {url}: {error.strerror}") from None
+    folder, _, name = url.rpartition("/")
+    return open_store(folder).get(name)
+
+
+def read_text(url: str) -> str:
+    try:
+        return read_bytes(url).decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise BadDataset(f"{url} is not UTF-8 text") from None
+
+
+def rows(url: str) -> tuple[bool, Iterator[Row]]:
+    """(whether rows may have several labels, the rows). Raises BadDataset naming the line."""
+    kind = url.lower().rpartition(".")[2]
+    reader = {"csv": _csv, "parquet": _parquet}.get(kind, _jsonl)
+    columns, found = reader(url)
+    place, label = _columns(columns, url)
+    unit = "row" if kind == "parquet" else "line"
+    return label == "labels", (_row(cells, place, label, f"{url}, {unit} {n}") for n, cells in found)
+
+
+Numbered = Iterator[tuple[int, dict[str, Any]]]
+
+
+def _csv(url: str) -> tuple[Sequence[str], Numbered]:
+    reader = csv.DictReader(io.StringIO(read_text(url), newline=""))
+    return reader.fieldnames or (), ((reader.line_num, row) for row in reader)
+
+
+def _jsonl(url: str) -> tuple[Sequence[str], Numbered]:
+    lines = ((n, line) for n, line in enumerate(io.StringIO(read_text(url)), start=1) if line.strip())
+    found = ((n, _object(line, f"{url}, line {n}")) for n, line in lines)
+    first = next(found, None)
+    if first is None:
+        return ("path", "label"), iter(())
+    return list(first[1]), chain([first], found)
+
+
+def _object(line: str, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        row = None
+    if not isinstance(row, dict):
+        raise BadDataset(f'{where}: {{"path": ..., "label": ...}} is needed')
+    return row
+
+
+def _parquet(url: str) -> tuple[Sequence[str], Numbered]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(pa.BufferReader(read_bytes(url)))
+    except pa.ArrowException as error:
+        raise BadDataset(f"{url} is no Parquet file ({str(error).splitlines()[0]})") from None
+    columns = [name for name in file.schema_arrow.names if name in PLACES + LABELS]
+
+    def batches() -> Numbered:
+        number = 0
+        for batch in file.iter_batches(BATCH_ROWS, columns=columns):
+            for row in batch.to_pylist():
+                number += 1
+                yield number, row
+
+    return file.schema_arrow.names, batches()
+
+
+def _columns(columns: Sequence[str], url: str) -> tuple[str, str]:
+    places, labels = [c for c in PLACES if c in columns], [c for c in LABELS if c in columns]
+    if len(places) != 1 or len(labels) != 1:
+        raise BadDataset(
+            f"{url} has the columns {', '.join(columns) or 'none'}; "
+            "columns path (or url) and label (or labels, for several) are needed"
+        )
+    return places[0], labels[0]
+
+
+def _row(cells: dict[str, Any], place: str, label: str, where: str) -> Row:
+    name, value = cells.get(place), cells.get(label)
+    values = _several(value, where) if label == "labels" else [value]
+    words = [_word(one) for one in values]
+    if not isinstance(name, str) or not name or not words or not all(words):
+        raise BadDataset(f"{where}: {place} is {name!r} and {label} is {value!r}; both are needed")
+    return name, list(dict.fromkeys(words))
+
+
+def _several(value: Any, where: str) -> Sequence[Any]:
+    if isinstance(value, str):
+        if not value.lstrip().startswith("["):
+            return value.split(";")
+        try:
+            value = json.loads(value)
+        except ValueError:
+            raise BadDataset(f"{where}: labels is {value!r}; that is no JSON list") from None
+    return value if isinstance(value, list) else [value]
+
+
+def _word(value: Any) -> str:
+    """A label as text; empty where it is none."""
+    named = isinstance(value, str | int) and not isinstance(value, bool)
+    return str(value).strip() if named else ""
