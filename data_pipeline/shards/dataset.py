@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from data_pipeline.errors import BadDataset, NotFound
 from data_pipeline.shards.build import build_index
+from data_pipeline.shards.fetch import fetch_proven
 from data_pipeline.shards.format import INDEX, SampleTable, Shard, Shards, parse_index
 from data_pipeline.shards.labels import Labels
 from data_pipeline.shards.places import ALL_TARS
@@ -76,12 +77,12 @@ class Dataset:
         """The data set at `url`. Raises BadDataset when it has no usable index, or StoreError."""
         store = open_store(url)
         try:
-            data = store.get(INDEX)
+            found = fetch_proven(store, INDEX, lambda data: parse_index(data, f"{store.url}/{INDEX}"))
         except NotFound:
             raise BadDataset(
                 f"there is no {INDEX} at {store.url}: correct the url, or run `mixer index {store.url}`"
             ) from None
-        return cls(store, *parse_index(data, f"{store.url}/{INDEX}"))
+        return cls(store, *found)
 
     @property
     def url(self) -> str:
@@ -148,10 +149,7 @@ class Dataset:
     def _fetch_table(self, shard: Shard) -> SampleTable:
         store, name = self.index_store, shard.idx_name
         try:
-            try:
-                return SampleTable.from_bytes(store.get(name), shard)
-            except BadDataset:  # once more: bytes can arrive wrong
-                return SampleTable.from_bytes(store.get(name), shard)
+            return fetch_proven(store, name, lambda data: SampleTable.from_bytes(data, shard))
         except NotFound:
             raise BadDataset(
                 f"{store.url}/{name} is missing; run `mixer verify --fix-index {store.url}`"

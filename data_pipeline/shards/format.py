@@ -25,6 +25,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from data_pipeline.errors import BadDataset
+from data_pipeline.shards.fetch import Damaged
 from data_pipeline.shards.labels import LabelRule, Labels
 
 INDEX = "index.json"
@@ -34,6 +35,7 @@ IMAGE_EXTS = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "gif", "ppm", 
 MAX_SPAN_BYTES = 2**32 - 1
 MAX_CLASSES = 1_000_000
 _METADATA = "mixer"
+_SEAL = "crc32c"
 _LENGTH = 8  # bytes, little-endian, of a safetensors header's length
 
 
@@ -159,7 +161,7 @@ class SampleTable:
     def from_bytes(cls, data: bytes, shard: Shard) -> SampleTable:
         """The table of `shard`, proven by its SHA-256 and checked against the shard. Raises BadDataset."""
         if hashlib.sha256(data).hexdigest() != shard.idx_sha256:
-            raise BadDataset(
+            raise Damaged(
                 f"{shard.idx_name}: {len(data)} bytes that are not those the index names "
                 f"(sha256 {shard.idx_sha256[:12]}...); run `mixer index` again"
             )
@@ -239,9 +241,29 @@ def index_json(
 
 
 def dump_index(index: dict[str, Any]) -> bytes:
-    """One key a line, and one column of the shards a line."""
-    lines = [f"{json.dumps(key)}: {_value(value)}" for key, value in index.items()]
-    return ("{\n " + ",\n ".join(lines) + "\n}\n").encode()
+    """The file: one key a line, and one column of the shards a line; at last the CRC32C of all that stands before it."""
+    lines = [f"{json.dumps(key)}: {_value(value)}" for key, value in index.items() if key != _SEAL]
+    body = ("{\n " + ",\n ".join(lines)).encode()
+    return body + _seal(body)
+
+
+def _seal(body: bytes) -> bytes:
+    return b',\n "%s": "%08x"\n}\n' % (_SEAL.encode(), google_crc32c.value(body))
+
+
+def _check_seal(data: bytes, where: str) -> None:
+    body = data[: -len(_seal(b""))]
+    if data == body + _seal(body):
+        return
+    try:
+        version = json.loads(data)["version"]
+    except (ValueError, KeyError, TypeError):
+        version = VERSION
+    if version != VERSION:
+        raise BadDataset(
+            f"{where} has version {version!r}; this code reads {VERSION}: run `mixer index` again"
+        )
+    raise Damaged(f"{where} is no index, or a damaged one: its CRC32C is wrong; run `mixer index`")
 
 
 def _value(value: Any) -> str:
@@ -251,13 +273,10 @@ def _value(value: Any) -> str:
 
 
 def parse_index(data: bytes, where: str) -> tuple[dict[str, Any], Shards, Labels]:
-    """The index, its shards and its labels. Raises BadDataset where it is not one, or does not add up."""
+    """The index, its shards and its labels. Raises BadDataset where it is not one, or does not add up; Damaged where bytes are wrong."""
+    _check_seal(data, where)
     try:
         index = json.loads(data)
-        if index["version"] != VERSION:
-            raise BadDataset(
-                f"{where} has version {index['version']!r}; this code reads {VERSION}: run `mixer index` again"
-            )
         shards = Shards(index["shards"])
         labels = Labels(LabelRule.parse(index["label"]), index["classes"])
         sums = int(shards.samples.sum()) == index["samples"] and digest(shards, labels) == index["digest"]
