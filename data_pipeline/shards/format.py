@@ -251,19 +251,9 @@ def _seal(body: bytes) -> bytes:
     return b',\n "%s": "%08x"\n}\n' % (_SEAL.encode(), google_crc32c.value(body))
 
 
-def _check_seal(data: bytes, where: str) -> None:
+def _is_sealed(data: bytes) -> bool:
     body = data[: -len(_seal(b""))]
-    if data == body + _seal(body):
-        return
-    try:
-        version = json.loads(data)["version"]
-    except (ValueError, KeyError, TypeError):
-        version = VERSION
-    if version != VERSION:
-        raise BadDataset(
-            f"{where} has version {version!r}; this code reads {VERSION}: run `mixer index` again"
-        )
-    raise Damaged(f"{where} is no index, or a damaged one: its CRC32C is wrong; run `mixer index`")
+    return data == body + _seal(body)
 
 
 def _value(value: Any) -> str:
@@ -274,17 +264,21 @@ def _value(value: Any) -> str:
 
 def parse_index(data: bytes, where: str) -> tuple[dict[str, Any], Shards, Labels]:
     """The index, its shards and its labels. Raises BadDataset where it is not one, or does not add up; Damaged where bytes are wrong."""
-    _check_seal(data, where)
+    sealed = _is_sealed(data)
     try:
         index = json.loads(data)
+        if index["version"] != VERSION:
+            raise BadDataset(
+                f"{where} has version {index['version']!r}; this code reads {VERSION}: run `mixer index` again"
+            )
+        if not sealed:
+            raise Damaged(f"{where} is a damaged index: its CRC32C is wrong; run `mixer index`")
         shards = Shards(index["shards"])
         labels = Labels(LabelRule.parse(index["label"]), index["classes"])
         sums = int(shards.samples.sum()) == index["samples"] and digest(shards, labels) == index["digest"]
         complete = {"bytes", "labels_per_sample", "max_label", "image_exts", "classes_given"} <= index.keys()
     except (ValueError, KeyError, TypeError) as error:
-        raise BadDataset(
-            f"{where} is no index ({type(error).__name__}: {error}); run `mixer index`"
-        ) from None
+        raise Damaged(f"{where} is no index ({type(error).__name__}: {error}); run `mixer index`") from None
     if not sums or not complete:
         raise BadDataset(
             f"{where} does not add up: its digest, counts or fields are wrong; run `mixer index`"

@@ -19,6 +19,7 @@ from data_pipeline.shards.dataset import Dataset, build_index
 from data_pipeline.shards.format import Contents, SampleTable, Shard, Shards, dump_index, index_json
 from data_pipeline.shards.labels import LabelRule, Labels
 from data_pipeline.storage import open_store
+from data_pipeline.storage.local import LocalStore
 
 File = tuple[str, bytes]
 
@@ -203,12 +204,43 @@ def test_an_index_that_was_touched_is_refused(tmp_path: Path) -> None:
     index = build_index(str(tmp_path))
     changes: list[dict[str, object]] = [{"samples": 12}, {"version": 3}, {"digest": "0"}, {"shards": {}}]
     for change in changes:
+        (tmp_path / "index.json").write_bytes(dump_index(index | change))
+        with pytest.raises(BadDataset, match=r"index\.json"):
+            Dataset.open(str(tmp_path))
         (tmp_path / "index.json").write_text(json.dumps(index | change))
         with pytest.raises(BadDataset, match=r"index\.json"):
             Dataset.open(str(tmp_path))
     (tmp_path / "index.json").write_text("{")
     with pytest.raises(BadDataset, match=r"index\.json is no index"):
         Dataset.open(str(tmp_path))
+
+
+def test_no_bit_of_an_index_can_turn_unseen(tmp_path: Path) -> None:
+    """Neither of what the digest covers nor of the rest: sizes, ETags, extensions, classes."""
+    three_shards(str(tmp_path))
+    build_index(str(tmp_path))
+    whole = (tmp_path / "index.json").read_bytes()
+    for at in range(len(whole)):
+        (tmp_path / "index.json").write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        with pytest.raises(BadDataset, match=r"index\.json"):
+            Dataset.open(str(tmp_path))
+
+
+def test_metadata_that_arrives_wrong_is_fetched_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    three_shards(str(tmp_path))
+    build_index(str(tmp_path))
+    whole, wrong = LocalStore.get, [0]
+
+    def get(store: LocalStore, key: str) -> bytes:
+        data, wrong[0] = whole(store, key), wrong[0] + 1
+        return data if wrong[0] % 2 == 0 else data[:40] + bytes([data[40] ^ 1]) + data[41:]
+
+    monkeypatch.setattr(LocalStore, "get", get)
+    data = Dataset.open(str(tmp_path))
+    assert len(data.spans(0, 13)) == 3
+    assert wrong == [8]
 
 
 def test_an_idx_file_that_was_touched_or_lost_is_refused(tmp_path: Path) -> None:
