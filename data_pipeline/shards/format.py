@@ -267,12 +267,14 @@ def parse_index(data: bytes, where: str) -> tuple[dict[str, Any], Shards, Labels
     sealed = _is_sealed(data)
     try:
         index = json.loads(data)
+        if not sealed and _SEAL in index:
+            raise Damaged(f"{where} is a damaged index: its CRC32C is wrong; run `mixer index`")
         if index["version"] != VERSION:
             raise BadDataset(
                 f"{where} has version {index['version']!r}; this code reads {VERSION}: run `mixer index` again"
             )
         if not sealed:
-            raise Damaged(f"{where} is a damaged index: its CRC32C is wrong; run `mixer index`")
+            raise Damaged(f"{where} is a damaged index: it was cut off or written by hand; run `mixer index`")
         shards = Shards(index["shards"])
         labels = Labels(LabelRule.parse(index["label"]), index["classes"])
         sums = int(shards.samples.sum()) == index["samples"] and digest(shards, labels) == index["digest"]
