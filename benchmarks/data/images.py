@@ -121,7 +121,7 @@ def picture(number: int, seed: int) -> bytes:
     pixels = pixels + rng.normal(0, rng.uniform(1, 5), pixels.shape)
     image, buffer = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)), BytesIO()
     chroma = 0 if rng.random() < 0.2 else 2  # Pillow's words for 4:4:4 and 4:2:0
-    image.save(buffer, "JPEG", quality=int(rng.integers(91, 97)), subsampling=chroma)
+    image.save(buffer, "JPEG", quality=int(rng.integers(92, 98)), subsampling=chroma)
     return buffer.getvalue()
 
 
