@@ -22,7 +22,7 @@ from typing import Any
 from benchmarks import report
 from benchmarks.data.images import Material, material
 from benchmarks.data.runs import arguments, finish, one_core
-from benchmarks.data.turns import ROOT, Competitor, race
+from benchmarks.data.turns import ROOT, Competitor, Unavailable, race
 
 HERE = "benchmarks.data.competitors"
 OURS, BASE = "ours", "webdataset_pillow"
@@ -36,8 +36,7 @@ def prepare(peers: Path, made: Material) -> tuple[list[str], list[str]]:
     """The peers that are there, their formats written; and of the others, why not."""
     if not peers.exists():
         return [], [
-            f"{name}: there is no {peers.name}; benchmarks/data/peers.txt says how to make it"
-            for name in PEERS
+            f"{name}: no venv of peers; benchmarks/data/peers.txt says how to make it" for name in PEERS
         ]
     there, absent = [], []
     for name in PEERS:
@@ -59,23 +58,34 @@ def _prepare(peers: Path, name: str, made: Material) -> str:
     return (run.stderr.strip().splitlines() or ["it does not say"])[-1] if run.returncode else ""
 
 
-def measure(
-    names: Sequence[str], pythons: dict[str, str], made: Material, kind: str, given: Any
-) -> dict[str, Any]:
-    """Microseconds of every loader with this filter, and its ratio to ours."""
-    with ExitStack() as stack:
-        racing = []
-        for name in names:
-            competitor = Competitor(pythons[name], f"{HERE}.{name}", str(made.folder), kind)
-            stack.callback(competitor.close)
-            racing.append(competitor)
-        turns = race(racing, given.rounds, given.pictures)
-        spent = {name: [turn.cpu for turn in found] for name, found in turns.items()}
-        versions = {competitor.name: competitor.facts["version"] for competitor in racing}
+def started(
+    stack: ExitStack, pythons: dict[str, str], made: Material, kind: str, absent: list[str]
+) -> list[Competitor]:
+    """The loaders that start, each with its Python; a peer that does not is added to `absent`."""
+    found = []
+    for name, python in pythons.items():
+        try:
+            competitor = Competitor(python, f"{HERE}.{name}", str(made.folder), kind)
+        except Unavailable as why:
+            if name in (OURS, BASE):
+                raise
+            absent.append(f"{name}, {kind}: {str(why).strip().splitlines()[-1]}")
+            continue
+        stack.callback(competitor.close)
+        found.append(competitor)
+    return found
+
+
+def measure(racing: Sequence[Competitor], rounds: int, pictures: int) -> dict[str, Any]:
+    """CPU microseconds of every loader in every round, and their ratios to ours."""
+    turns = race(racing, rounds, pictures)
+    spent = {name: [turn.cpu for turn in found] for name, found in turns.items()}
     ratios = {
-        name: [t / o for t, o in zip(spent[name], spent[OURS], strict=True)] for name in names if name != OURS
+        name: [theirs / ours for theirs, ours in zip(values, spent[OURS], strict=True)]
+        for name, values in spent.items()
+        if name != OURS
     }
-    return {"us": spent, "ratios": ratios, "versions": versions}
+    return {"us": spent, "ratios": ratios, "versions": {one.name: one.facts["version"] for one in racing}}
 
 
 def main() -> None:
@@ -88,11 +98,13 @@ def main() -> None:
     made, peers = material(given), given.peers / "bin" / "python"
     there, absent = prepare(peers, made)
     one_core()
-    names = [OURS, BASE, *there]
-    pythons = {name: sys.executable if name in (OURS, BASE) else str(peers) for name in names}
-    found = {kind: measure(names, pythons, made, kind, given) for kind in FILTERS}
+    pythons = dict.fromkeys((OURS, BASE), sys.executable) | dict.fromkeys(there, str(peers))
+    found: dict[str, Any] = {}
     bars = []
-    for kind, figures in found.items():
+    for kind in FILTERS:
+        with ExitStack() as stack:
+            racing = started(stack, pythons, made, kind, absent)
+            found[kind] = figures = measure(racing, given.rounds, given.pictures)
         print(report.table(f"loading, {kind}, CPU per picture", figures["us"], BASE, "us"))
         for name, ratios in figures["ratios"].items():
             bars.append(

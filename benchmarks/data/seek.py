@@ -1,6 +1,6 @@
 """Opening a run at a random step of an epoch of 10^9 samples, and what a long epoch does to memory.
 
-    python -m benchmarks.data.seek [--quick] [--seeks 30] [--steps 8000] [--work FOLDER]
+    python -m benchmarks.data.seek [--quick] [--seeks 30] [--steps 5000] [--work FOLDER]
 
 The data set is one real shard under 100,000 names with a real index (simulated.py), its order that of a run of 104 KB pictures with a
 batch of 4096 in micro-batches of 64, of which this worker has one. Seeking: from `Loader(...)` at a step drawn at random to its first
@@ -143,7 +143,7 @@ def plot(runs: dict[str, list[tuple[int, float]]]) -> Path:
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--seeks", type=int, default=30)
-    parser.add_argument("--steps", type=int, default=8000, help="of the long runs")
+    parser.add_argument("--steps", type=int, default=5000, help="of the long runs")
     given = parser.parse_args()
     if given.quick:
         given.seeks, given.steps = 5, 400
@@ -153,8 +153,8 @@ def main() -> None:
     spent = seeks(folders[-1], given.seeks)
     print(report.table("a random step of 1e+09 samples", spent, "one block", "ms"))
     middle = report.medians(spent)
-    ends = {name: run[-1][1] for name, run in runs.items()}
-    print("RSS at the end, MiB:", ", ".join(f"{name} samples {mib:.0f}" for name, mib in ends.items()))
+    for name, run in runs.items():
+        print(f"{name} samples: RSS {run[0][1]:.0f} MiB at the first step, {run[-1][1]:.0f} at the last")
     bars = [
         report.bar(
             "first batch less one block, ms", middle["first batch"] - middle["one block"], 100.0, most=True

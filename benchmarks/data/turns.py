@@ -10,6 +10,7 @@ with the Python of a venv of their own.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
@@ -56,13 +57,15 @@ class Competitor:
         assert self._process.stdin is not None
         self._process.send_signal(signal.SIGCONT)
         began = time.perf_counter()
-        print(pictures, file=self._process.stdin, flush=True)
+        with contextlib.suppress(BrokenPipeError):  # then there is no answer either
+            print(pictures, file=self._process.stdin, flush=True)
         answer = self._answer()
         wall = time.perf_counter() - began
         self._process.send_signal(signal.SIGSTOP)
         return Turn(1e6 * answer["cpu"] / answer["pictures"], 1e6 * wall / answer["pictures"])
 
     def close(self) -> None:
+        """End the process. Harmless when repeated."""
         self._process.send_signal(signal.SIGCONT)
         try:
             self._process.communicate(timeout=END_S)
@@ -77,8 +80,11 @@ class Competitor:
             if line.startswith("{"):
                 answer: dict[str, Any] = json.loads(line)
                 return answer
+        code = self._process.wait()
         self._said.seek(0)
-        raise Unavailable(f"{self.name} ended with {self._process.wait()}: {self._said.read()[-2000:]}")
+        said = self._said.read()[-2000:]
+        self.close()
+        raise Unavailable(f"{self.name} ended with {code}: {said}")
 
 
 def race(competitors: Sequence[Competitor], rounds: int, pictures: int) -> dict[str, list[Turn]]:
