@@ -76,9 +76,22 @@ def material(given: argparse.Namespace, seed: int = 0) -> Material:
     count = QUICK_IMAGES if given.quick else IMAGES
     work = given.work or Path(tempfile.gettempdir()) / "mixer-bench"
     found = Material(work / f"images-{count}-{seed}", count)
-    if not found.folder.exists():
+    if not usable(found.folder, found.shards):
         _make(found, seed)
     return found
+
+
+def usable(folder: Path, shards: Path) -> bool:
+    """Whether `folder` is there with an index that this code reads; one of another version is removed."""
+    from data_pipeline.shards.dataset import BadDataset, Dataset
+
+    if folder.exists():
+        try:
+            Dataset.open(str(shards))
+            return True
+        except BadDataset:
+            shutil.rmtree(folder)
+    return False
 
 
 def _make(made: Material, seed: int) -> None:

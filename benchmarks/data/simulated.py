@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from benchmarks.data.images import usable
 from data_pipeline.shards.build import build_index
 from data_pipeline.shards.format import IDX, INDEX, Shards, digest, dump_index
 from data_pipeline.shards.labels import LabelRule, Labels
@@ -27,9 +28,9 @@ ONE = "one.tar"
 def simulated(work: Path, shards: int) -> Path:
     """The folder of a data set of `shards` x 10,000 samples, made where it is not there yet."""
     folder = work / f"simulated-{shards}"
-    if not folder.exists():
+    if not usable(folder, folder):
         one = work / "simulated-one"
-        if not one.exists():
+        if not usable(one, one):
             _whole(one, _write_one)
         _whole(folder, lambda made: _write_links(made, one, shards))
     return folder
