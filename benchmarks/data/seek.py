@@ -146,7 +146,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5000, help="of the long runs")
     given = parser.parse_args()
     if given.quick:
-        given.seeks, given.steps = 5, 400
+        given.seeks, given.steps = 5, 1200
     work = given.work or Path(tempfile.gettempdir()) / "mixer-bench"
     folders = [simulated(work, shards) for shards in SHARDS]
     runs = long_runs(folders, given.steps)
