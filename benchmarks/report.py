@@ -41,9 +41,9 @@ def _cpu() -> str:
     return f"{shown}, family {facts.get('cpu family', '?')} model {facts.get('model', '?')}"
 
 
-def versions() -> dict[str, str]:
+def versions(*others: str) -> dict[str, str]:
     """The libraries that matter, as they are installed."""
-    return {name: importlib.metadata.version(name) for name in LIBRARIES}
+    return {name: importlib.metadata.version(name) for name in (*LIBRARIES, *others)}
 
 
 def timed(act: Callable[[], Any]) -> float:
@@ -58,11 +58,11 @@ def medians(samples: Mapping[str, Sequence[float]]) -> dict[str, float]:
     return {name: statistics.median(values) for name, values in samples.items()}
 
 
-def table(title: str, samples: Mapping[str, Sequence[float]], base: str) -> str:
-    """Each row's median seconds, its ratio to the row `base`, and its range."""
+def table(title: str, samples: Mapping[str, Sequence[float]], base: str, unit: str = "s") -> str:
+    """Each row's median (in seconds, if nothing else is said), its ratio to the row `base`, and its range."""
     middle = medians(samples)
     width = max(map(len, samples))
-    lines = [title, f"{'':{width}}  {'median s':>9}  {'ratio':>7}  {'least':>8}  {'most':>8}"]
+    lines = [title, f"{'':{width}}  {f'median {unit}':>9}  {'ratio':>7}  {'least':>8}  {'most':>8}"]
     for name, values in samples.items():
         lines.append(
             f"{name:{width}}  {middle[name]:9.3f}  {middle[name] / middle[base]:7.2f}  "
@@ -82,11 +82,16 @@ def bar(name: str, value: float, limit: float, *, most: bool) -> dict[str, Any]:
     }
 
 
-def write(name: str, command: str, **facts: Any) -> Path:
-    """Keep the figures as `benchmarks/results/<name>.json`, print the bars, and say where they are."""
-    for item in facts.get("bars", []):
+def say(bars: Sequence[Mapping[str, Any]]) -> None:
+    """Print which bars are reached."""
+    for item in bars:
         word = "reached" if item["reached"] else "NOT reached"
         print(f"{item['name']}: {item['value']:.2f}, {item['wanted']} {item['limit']}: {word}")
+
+
+def write(name: str, command: str, **facts: Any) -> Path:
+    """Keep the figures as `benchmarks/results/<name>.json`, print the bars, and say where they are."""
+    say(facts.get("bars", []))
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     tree = {
