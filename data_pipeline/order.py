@@ -67,10 +67,12 @@ class Order:
 
     def step_items(self, position: int, batch: int) -> Ints:
         """The items of the step at `position`, int64 [batch] in slot order: slot j is the j-th run of m."""
-        items = np.arange(position, position + batch, dtype=np.int64)
-        if batch < self.geometry.lanes:
+        items, lanes = np.arange(position, position + batch, dtype=np.int64), self.geometry.lanes
+        if batch < lanes:
             return items
-        return items[np.lexsort((items, items % self.geometry.lanes))]
+        if batch % lanes == 0:  # rows of one item per lane, which begin at lane position % lanes
+            return np.roll(items.reshape(-1, lanes), position % lanes, axis=1).T.ravel()
+        return items[np.lexsort((items, items % lanes))]
 
     def windows(self, items: npt.ArrayLike) -> Window:
         """The shuffle window each item is drawn from, and its place there before the shuffle."""

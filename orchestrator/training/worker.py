@@ -80,6 +80,7 @@ def _work(
     import torch
 
     torch.set_num_threads(max(1, int(spec.workers.cpus)))
+    from data_pipeline.allocator import keep_freed_blocks
     from orchestrator.near.client import Near
     from orchestrator.training.aside import Aside
     from orchestrator.training.board import Board
@@ -116,6 +117,7 @@ def _work(
     batch = spec.train.global_batch
     left_out = batches_to_skip(config.get("left_out", ()), state.get("skipped", ()), position, batch)
     pulse.mark("data", step)
+    keep_freed_blocks()
     with events.span("data"):
         dataset = open_dataset(spec.data.train, frozen.train)
         val = open_dataset(spec.data.val, frozen.val) if spec.data.val and frozen.val else None

@@ -314,3 +314,12 @@ def test_step_ids_are_fast_enough() -> None:
     began = time.perf_counter()
     order.sample_ids(order.step_items(4096 * 777, 4096))
     assert time.perf_counter() - began < 1.0
+
+
+@pytest.mark.parametrize("lanes", [1, 4, 6, 24])
+@pytest.mark.parametrize("batch", [24, 30, 48])
+def test_the_items_of_a_step_are_sorted_by_lane_and_turn(lanes: int, batch: int) -> None:
+    order = Order(Geometry(1000, 3, lanes, 2, seed=1))
+    for position in (0, 5, 23, 24, 1_000_003):
+        items = range(position, position + batch)
+        assert order.step_items(position, batch).tolist() == sorted(items, key=lambda i: (i % lanes, i))
