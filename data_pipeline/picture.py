@@ -16,7 +16,7 @@ from data_pipeline import roi
 from data_pipeline.decode import Encoded, Pixels, decode, plain_jpeg_size
 from data_pipeline.roi import Box
 
-SMALLEST = 8_000  # bytes; below, looking at the header first costs as much as the box saves
+SMALLEST = 16_000  # bytes; of less, looking at the header first costs more than the box saves
 
 
 @dataclass

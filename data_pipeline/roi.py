@@ -41,18 +41,20 @@ def why_not() -> str:
         return f"this Pillow brings no {_LIBRARY}; its wheels for Linux from PyPI do"
     try:
         _native().use(str(libraries[0]))
+        wrong = [each for each in _SUBSAMPLINGS if not _proves_itself(each)]
     except ImportError as error:
         return f"not built ({error}); install mixer where gcc and Python's headers are"
     except OSError as error:
         return f"Pillow's libjpeg is not what it should be: {error}"
-    wrong = [each for each in _SUBSAMPLINGS if not _proves_itself(each)]
+    except (AttributeError, TypeError) as error:
+        return f"built from other sources than these ({error}); install mixer again"
     return f"it does not decode {', '.join(wrong)} as simplejpeg does" if wrong else ""
 
 
 def read(data: bytes | memoryview, box: Box, *, to_the_end: bool = True) -> Pixels | None:
-    """The pixels of the box, uint8 [height, width, 3]; what a whole decode would show there. Frees the GIL.
+    """The pixels of the box, uint8 [height, width, 3]; what a whole decode would show there. Only where `available`.
 
-    None for what has to be decoded whole: other kinds than plain baseline JPEG, and any damage. to_the_end:
+    Frees the GIL. None for what has to be decoded whole: other kinds than plain baseline JPEG, and any damage. to_the_end:
     also look for damage below the box; may be left out for bytes that were read to the end before.
     """
     pixels = np.empty((*box[2:], 3), np.uint8)
