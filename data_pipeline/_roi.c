@@ -1,4 +1,4 @@
-/* A box of a JPEG, the same pixels that decoding it whole gives. Around the box only the Huffman codes are read.
+/* A box of a JPEG, the same pixels that decoding it whole gives. Around it only the Huffman codes are read.
 
    The decoder is the libjpeg-turbo inside Pillow's wheel, opened at run time: so building this takes a C
    compiler and Python's headers, nothing else. `use` opens the library, `read` decodes. A picture that is not
@@ -150,8 +150,8 @@ static void read_row(Reading *r)
         give_up(&r->decoder);
 }
 
-/* The box, row by row. Smooth upsampling looks at the neighbours, so a decoded area is right but for its edges:
-   an MCU more is decoded on each side where there is one, and left behind. */
+/* The box, row by row. Smooth upsampling looks at the neighbours, so a decoded area is right but for its
+   edges: an MCU more is decoded on each side where there is one, and left behind. */
 static void read_box(Reading *r, const Order *o)
 {
     Decoder *d = &r->decoder;
@@ -223,7 +223,8 @@ static PyObject *roi_read(PyObject *self, PyObject *args)
     Py_buffer data, room;
     Order o;
     int done = -1;
-    if (!PyArg_ParseTuple(args, "y*w*IIIIp", &data, &room, &o.top, &o.left, &o.height, &o.width, &o.to_the_end))
+    if (!PyArg_ParseTuple(args, "y*w*IIIIp", &data, &room,
+                          &o.top, &o.left, &o.height, &o.width, &o.to_the_end))
         return NULL;
     if (jpeg.destroy && o.height && o.width && (size_t)room.len / 3 / o.height == o.width
         && (size_t)room.len == (size_t)3 * o.height * o.width) {
@@ -276,7 +277,7 @@ static PyMethodDef functions[] = {
     {NULL, NULL, 0, NULL},
 };
 
-static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_roi", NULL, 0, functions, NULL, NULL, NULL, NULL};
+static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, .m_name = "_roi", .m_methods = functions};
 
 PyMODINIT_FUNC PyInit__roi(void)
 {

@@ -1,4 +1,4 @@
-"""From a decoded image to the pixels a model sees, written into the batch's own memory.
+"""From an image to the pixels a model sees, written into the batch's own memory.
 
 Training: random resized crop (or the whole image resized), mirror, RandAugment. Evaluation: short side
 resized, centre cut out. Every random number of a training image is drawn from a counter-based generator
