@@ -22,7 +22,7 @@ import simplejpeg
 Box = tuple[int, int, int, int]  # top, left, height, width
 Pixels = npt.NDArray[np.uint8]
 
-_LIBRARY = "libjpeg-*.so.62*"  # the interface that _roi.c is written for
+_LIBRARY = "[Pp]illow.libs/libjpeg-*.so.62*"  # the interface that _roi.c is written for
 _SUBSAMPLINGS = ("444", "422", "420", "440", "411", "Gray")
 
 
@@ -36,7 +36,7 @@ def why_not() -> str:
     """Why `read` cannot be used here; empty where it can."""
     if os.environ.get("MIXER_NATIVE") == "off":
         return "MIXER_NATIVE is off"
-    libraries = sorted((Path(PIL.__file__).parents[1] / "pillow.libs").glob(_LIBRARY))
+    libraries = sorted(Path(PIL.__file__).parents[1].glob(_LIBRARY))
     if not libraries:
         return f"this Pillow brings no {_LIBRARY}; its wheels for Linux from PyPI do"
     try:
