@@ -11,7 +11,7 @@ APT := ceph-mon ceph-osd radosgw ceph-common iproute2 util-linux
 
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml constraints.txt scripts/preflight.sh
+$(STAMP): pyproject.toml constraints.txt scripts/preflight.sh data_pipeline/_roi.c
 	@PYTHON=$(PYTHON) sh scripts/preflight.sh
 	@echo "setting up $(VENV) (some minutes the first time)"
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
@@ -49,4 +49,4 @@ bench: setup
 	module=$$(echo "$${file%.py}" | tr / .); echo "== $$module"; $(VENV)/bin/python -m "$$module" || exit 1; done
 
 clean:
-	rm -rf $(VENV) mixer-demo build dist *.egg-info
+	rm -rf $(VENV) mixer-demo build dist *.egg-info data_pipeline/*.so

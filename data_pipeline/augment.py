@@ -1,4 +1,4 @@
-"""From a decoded image to the pixels a model sees, written into the batch's own memory.
+"""From an image to the pixels a model sees, written into the batch's own memory.
 
 Training: random resized crop (or the whole image resized), mirror, RandAugment. Evaluation: short side
 resized, centre cut out. Every random number of a training image is drawn from a counter-based generator
@@ -19,9 +19,10 @@ import numpy.typing as npt
 import torch
 
 from data_pipeline.decode import Pixels
+from data_pipeline.picture import Picture
 from data_pipeline.randaugment import randaugment
+from data_pipeline.roi import Box
 
-Box = tuple[int, int, int, int]  # top, left, height, width
 Interpolation = Literal["bilinear", "bicubic"]
 Draws = Callable[[int], npt.NDArray[np.float64]]
 
@@ -61,13 +62,17 @@ class Recipe:
                 f"recipe: randaugment {self.randaugment}; give operations >= 1 and a magnitude of 0 to 30"
             )
 
-    def train(self, image: Pixels, out: Pixels, *, seed: int, item: int) -> None:
-        """Writes the view of `image` [h, w, 3] for (seed, item) into `out` [image_size, image_size, 3]."""
+    def train(self, image: Picture | Pixels, out: Pixels, *, seed: int, item: int) -> None:
+        """Writes the view of `image`, encoded or [h, w, 3], for (seed, item) into `out` [image_size, image_size, 3].
+
+        Undecodable where a picture turns out to be damaged; then `out` is as it was.
+        """
         draws = keyed_draws(seed, item)
+        picture = image if isinstance(image, Picture) else Picture.of(image)
+        box = (0, 0, picture.height, picture.width)
         if self.mode == "rrc":
-            top, left, height, width = self._crop(image.shape[0], image.shape[1], draws)
-            image = image[top : top + height, left : left + width]
-        resize_into(out, image, self.interpolation)
+            box = self._crop(picture.height, picture.width, draws)
+        resize_into(out, picture.box(box), self.interpolation)
         if self.flip and draws(1)[0] < 0.5:
             mirror(out)
         if self.randaugment:

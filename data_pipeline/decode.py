@@ -33,19 +33,27 @@ class Undecodable(DataError):
 
 def decode(data: Encoded) -> Pixels:
     """The image as uint8 [height, width, 3], RGB, C-contiguous. Undecodable when any of it is damaged."""
-    if data[: len(_JPEG)] == _JPEG:
-        pixels = _decode_jpeg(data)
-        if pixels is not None:
-            return pixels
-    return _decode_any(data)
+    pixels = _decode_jpeg(data)
+    return _decode_any(data) if pixels is None else pixels
+
+
+def plain_jpeg_size(data: Encoded) -> tuple[int, int] | None:
+    """(height, width) of a JPEG whose pixels are to be shown as they are stored; None for all others."""
+    if data[: len(_JPEG)] != _JPEG:
+        return None
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+        plain = colours in ("YCbCr", "Gray", "RGB") and height * width <= LARGEST and not _is_turned(data)
+    except ValueError:
+        return None
+    return (height, width) if plain else None
 
 
 def _decode_jpeg(data: Encoded) -> Pixels | None:
     """The pixels, or None for what is left to Pillow: other colour spaces, a turned image, any complaint."""
+    if plain_jpeg_size(data) is None:
+        return None
     try:
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
-        if colours not in ("YCbCr", "Gray", "RGB") or height * width > LARGEST or _is_turned(data):
-            return None
         pixels: Pixels = simplejpeg.decode_jpeg(data, colorspace="RGB", strict=True)
     except ValueError:
         return None

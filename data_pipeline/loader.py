@@ -18,13 +18,15 @@ from typing import Any, Literal
 
 import torch
 
+from data_pipeline import roi
 from data_pipeline.augment import Recipe
 from data_pipeline.bad_samples import BadSample, BadSamples, TooManyBadSamples
 from data_pipeline.cache import BlockCache
-from data_pipeline.decode import Pixels, Undecodable, decode
+from data_pipeline.decode import Encoded, Pixels, Undecodable
 from data_pipeline.errors import BadDataset
 from data_pipeline.feistel import Ints
 from data_pipeline.order import Order
+from data_pipeline.picture import Picture, Sound
 from data_pipeline.reading import BlockReader, Reader, ResidentReader
 from data_pipeline.scout import Scout, check_skip
 from data_pipeline.shards.dataset import Dataset
@@ -105,6 +107,7 @@ class Loader:
         self._micro_batch, self._slots = micro_batch, slots
         self._prefetch, self._labels_per_sample = max(1, prefetch), dataset.labels_per_sample
         self._substitutes = SUBSTITUTES if bad == "substitute" else 0
+        self._sound = Sound(dataset.samples)
         self._bad = BadSamples(bad_share, order.geometry.samples, dataset.url, on_bad)
         self._on_late = on_late
         self._reader = _open_reader(dataset, order, len(slots), batch // micro_batch, cache)
@@ -155,11 +158,12 @@ class Loader:
 
     def stats(self) -> dict[str, float]:
         """What reading took so far (`BlockFetcher.stats`; `retries` with those of the store), samples replaced (`bad`), seconds spent
-        in `next` (`wait_s`); and, as of now, steps made and not taken (`queue`) of at most `queue_limit`."""
+        in `next` (`wait_s`); and, as of now, steps made and not taken (`queue`) of at most `queue_limit`,
+        and whether crops are decoded natively (`native`, 0 or 1: `roi.available`)."""
         counts = self._reader.fetcher.stats()
         counts["retries"] += self._store.retries - self._store_retries
         ready = sum(all(work.done() for work in step.work) for step in tuple(self._steps))
-        gauges = {"queue": ready, "queue_limit": self._prefetch}
+        gauges = {"queue": ready, "queue_limit": self._prefetch, "native": int(roi.available())}
         return {**counts, "bad": self._bad.replaced, "wait_s": self._wait_s, **gauges}
 
     def _make_ahead(self) -> None:
@@ -186,16 +190,16 @@ class Loader:
         bad: list[BadSample] = []
         for j in range(begin, end):
             item = int(micro.items[j])
-            pixels, own, micro.ids[j] = self._decoded(item, int(micro.ids[j]), bad)
+            own, micro.ids[j] = self._fill(images[j], item, int(micro.ids[j]), bad)
             put_labels(labels, j, own)
-            self._recipe.train(pixels, images[j], seed=self._order.geometry.seed, item=item)
         return bad
 
-    def _decoded(self, item: int, own: int, bad: list[BadSample]) -> tuple[Pixels, tuple[int, ...], int]:
-        """Pixels, labels and id of the item's sample, or of the first of its successors that decodes."""
+    def _fill(self, out: Pixels, item: int, own: int, bad: list[BadSample]) -> tuple[tuple[int, ...], int]:
+        """Writes the item's view: of its sample, or of the first of its successors that decodes. Labels and id of that."""
         sample = self._reader.take(own)
         try:
-            return decode(sample.image), sample.labels, own
+            self._view(out, item, own, sample.image)
+            return sample.labels, own
         except Undecodable as error:
             failed = [(own, str(error))]
         if not self._substitutes:
@@ -205,16 +209,23 @@ class Loader:
         for substitute, _ in zip(self._order.successors(item), range(self._substitutes), strict=False):
             sample = self._reader.peek(substitute)
             try:
-                pixels = decode(sample.image)
+                self._view(out, item, substitute, sample.image)
             except Undecodable as error:
                 failed.append((substitute, str(error)))
                 continue
             bad += [BadSample(item, each, substitute, why) for each, why in failed]
-            return pixels, sample.labels, substitute
+            return sample.labels, substitute
         raise TooManyBadSamples(
             f"item {item}: sample {own} does not decode ({failed[0][1]}), nor do {len(failed) - 1} that "
             "could stand in for it; run `mixer verify` on the data set"
         )
+
+    def _view(self, out: Pixels, item: int, own: int, image: Encoded) -> None:
+        """Writes the item's view of sample `own`. Its bytes are proven to be the indexed ones, so it stays sound."""
+        picture = Picture.look(image, sound=own in self._sound)
+        self._recipe.train(picture, out, seed=self._order.geometry.seed, item=item)
+        if picture.sound:
+            self._sound.add(own)
 
 
 def _open_reader(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-GAUGES = ("queue", "queue_limit")
+GAUGES = ("queue", "queue_limit", "native")
 _HEAD = ("t", "kind", "attempt", "rank")
 _WORDS = {
     "bytes": "read", "gets": "requests", "retries": "retries", "hedges": "second tries", "hedges_won": "won by them",
