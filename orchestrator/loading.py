@@ -14,7 +14,7 @@ _HEAD = ("t", "kind", "attempt", "rank")
 _WORDS = {
     "bytes": "read", "gets": "requests", "retries": "retries", "hedges": "second tries", "hedges_won": "won by them",
     "cache_hits": "cache hits", "cache_misses": "cache misses", "cache_bytes": "from cache", "cache_failures": "cache failures",
-    "bad": "bad samples", "wait_s": "waited", "queue": "steps ready", "data_wait_s": "data wait",
+    "native": "native crops", "bad": "bad samples", "wait_s": "waited", "queue": "steps ready", "data_wait_s": "data wait",
 }  # fmt: skip
 
 

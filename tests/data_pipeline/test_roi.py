@@ -253,3 +253,12 @@ def test_sound_samples_are_remembered_one_by_one() -> None:
         assert sample not in sound
         sound.add(sample)
     assert [sample for sample in range(20) if sample in sound] == [0, 7, 8, 19]
+
+
+def test_what_is_known_sound_takes_no_more_memory_than_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(picture, "REMEMBERED", 16)
+    sound = Sound(10**9)
+    for sample in (3, 15, 16, 10**9 - 1):
+        sound.add(sample)
+    assert [sample in sound for sample in (3, 4, 15, 16, 10**9 - 1)] == [True, False, True, False, False]
+    assert sound._bits.nbytes == 2
