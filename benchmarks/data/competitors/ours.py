@@ -16,12 +16,14 @@ BLOCK, LANES, WINDOW = 20, 8, 2  # 2 MB a read; 480 pictures in memory, fewer th
 def batches(url: str, kind: str) -> Iterator[Any]:
     import torch
 
+    from data_pipeline.allocator import keep_freed_blocks
     from data_pipeline.augment import Recipe
     from data_pipeline.loader import Loader
     from data_pipeline.order import Geometry, Order
     from data_pipeline.shards.dataset import Dataset
 
     torch.set_num_threads(1)
+    keep_freed_blocks()  # as a worker does
     dataset = Dataset.open(url)
     geometry = Geometry(dataset.samples, BLOCK, LANES, WINDOW, seed=0)
     recipe = Recipe(SIZE, interpolation=kind)  # type: ignore[arg-type]

@@ -24,8 +24,11 @@ def blocks(samples: int) -> Iterator[int]:
 
 def fetch(url: str) -> Iterator[Sequence[Any]]:
     """Our fetcher alone: one thread, block after block."""
+    from data_pipeline.allocator import keep_freed_blocks
     from data_pipeline.blocks import BlockFetcher
     from data_pipeline.shards.dataset import Dataset
+
+    keep_freed_blocks()  # as a worker does
 
     dataset = Dataset.open(url)
     fetcher = BlockFetcher(dataset)
@@ -34,8 +37,11 @@ def fetch(url: str) -> Iterator[Sequence[Any]]:
 
 def reader(url: str) -> Iterator[Sequence[Any]]:
     """What the loader uses: blocks announced, fetched ahead by threads, samples taken one by one."""
+    from data_pipeline.allocator import keep_freed_blocks
     from data_pipeline.reading import BlockReader
     from data_pipeline.shards.dataset import Dataset
+
+    keep_freed_blocks()
 
     dataset = Dataset.open(url)
     ours, announced = BlockReader(dataset, BLOCK, AHEAD), deque[int]()
