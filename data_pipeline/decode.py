@@ -8,6 +8,8 @@ here.
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Iterator
 from io import BytesIO
 
 import numpy as np
@@ -23,7 +25,9 @@ Encoded = bytes | memoryview
 LARGEST = 178_956_970  # pixels; Pillow's own limit for files that are meant to exhaust memory
 _JPEG = b"\xff\xd8\xff"
 _PNG = b"\x89PNG\r\n\x1a\n"
-_EXIF, _SCAN = b"Exif\x00\x00", b"\xda"
+_EXIF, _APP1, _SCAN = b"Exif\x00\x00", 0xE1, 0xDA
+_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # markers of a frame header, of any process
+_FRAME = struct.Struct(">BHHB")  # bits, height, width, colours
 _ORIENTATION = 0x0112
 
 
@@ -33,49 +37,60 @@ class Undecodable(DataError):
 
 def decode(data: Encoded) -> Pixels:
     """The image as uint8 [height, width, 3], RGB, C-contiguous. Undecodable when any of it is damaged."""
-    pixels = _decode_jpeg(data)
-    return _decode_any(data) if pixels is None else pixels
+    return decode_and_judge(data)[0]
 
 
-def plain_jpeg_size(data: Encoded) -> tuple[int, int] | None:
-    """(height, width) of a JPEG whose pixels are to be shown as they are stored; None for all others."""
-    if data[: len(_JPEG)] != _JPEG:
-        return None
-    try:
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
-        plain = colours in ("YCbCr", "Gray", "RGB") and height * width <= LARGEST and not _is_turned(data)
-    except ValueError:
-        return None
-    return (height, width) if plain else None
-
-
-def _decode_jpeg(data: Encoded) -> Pixels | None:
-    """The pixels, or None for what is left to Pillow: other colour spaces, a turned image, any complaint."""
+def decode_and_judge(data: Encoded) -> tuple[Pixels, bool]:
+    """`decode`, and whether it went without a complaint: False for a plain JPEG that only Pillow takes, which minds less."""
     if plain_jpeg_size(data) is None:
-        return None
+        return _decode_any(data), True
     try:
         pixels: Pixels = simplejpeg.decode_jpeg(data, colorspace="RGB", strict=True)
     except ValueError:
+        return _decode_any(data), False
+    return pixels, True
+
+
+def plain_jpeg_size(data: Encoded) -> tuple[int, int] | None:
+    """(height, width) of a JPEG whose pixels are to be shown as they are stored: 8 bits, grey or three colours, not turned by EXIF.
+
+    None for all others, and for a header that is damaged.
+    """
+    if data[: len(_JPEG)] != _JPEG:
         return None
-    return pixels
+    turned = False
+    for marker, start, length in _segments(data):
+        if marker == _APP1 and data[start : start + len(_EXIF)] == _EXIF:
+            turned = turned or _is_turned(data)
+        elif marker in _FRAMES:
+            bits, height, width, colours = _FRAME.unpack(bytes(data[start : start + _FRAME.size]))
+            plain = bits == 8 and colours in (1, 3) and 0 < height * width <= LARGEST and not turned
+            return (height, width) if plain and length > _FRAME.size else None
+    return None
+
+
+def _segments(data: Encoded) -> Iterator[tuple[int, int, int]]:
+    """(marker, place and length of its data) of what stands before the picture itself, as far as it is sound."""
+    at = len(_JPEG) - 1
+    while at + 4 + _FRAME.size <= len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if marker == 0xFF:  # padding
+            at += 1
+            continue
+        length = data[at + 2] << 8 | data[at + 3]
+        if marker == _SCAN or length < 2:
+            return
+        yield marker, at + 4, length - 2
+        at += 2 + length
 
 
 def _is_turned(data: Encoded) -> bool:
     """Whether EXIF asks for anything but the pixels as they are."""
-    if not _has_exif_segment(data):
-        return False
-    with Image.open(BytesIO(data)) as image:
-        return bool(image.getexif().get(_ORIENTATION, 1) != 1)
-
-
-def _has_exif_segment(data: Encoded) -> bool:
-    """Whether an EXIF segment stands before the picture itself. A damaged header has none: decoding will say so."""
-    at = len(_JPEG) - 1
-    while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] not in (_SCAN, b""):
-        if data[at + 4 : at + 4 + len(_EXIF)] == _EXIF:
-            return True
-        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    return False
+    try:
+        with Image.open(BytesIO(data)) as image:
+            return bool(image.getexif().get(_ORIENTATION, 1) != 1)
+    except Exception:  # Pillow's plugins raise whatever a damaged file leads them to; decoding will name it
+        return True
 
 
 def _decode_any(data: Encoded) -> Pixels:

@@ -107,7 +107,7 @@ class Loader:
         self._micro_batch, self._slots = micro_batch, slots
         self._prefetch, self._labels_per_sample = max(1, prefetch), dataset.labels_per_sample
         self._substitutes = SUBSTITUTES if bad == "substitute" else 0
-        self._sound = Sound(dataset.samples)
+        self._sound = Sound(dataset.samples, dataset.unsound)
         self._bad = BadSamples(bad_share, order.geometry.samples, dataset.url, on_bad)
         self._on_late = on_late
         self._reader = _open_reader(dataset, order, len(slots), batch // micro_batch, cache)

@@ -7,6 +7,7 @@ decoded whole and cut. Which way it goes changes no pixel, and no verdict on dam
 from __future__ import annotations
 
 import threading
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Self
 
@@ -59,17 +60,26 @@ class Picture:
 
 
 class Sound:
-    """Which samples of a data set were read to the end without a complaint: a bit for each of the first REMEMBERED. For many threads."""
+    """Which samples of a data set were read to the end without a complaint. For many threads.
 
-    def __init__(self, samples: int) -> None:
+    `unsound`: all but these were, when the data set was packed. Where that is not known, a bit for each of the first REMEMBERED.
+    """
+
+    def __init__(self, samples: int, unsound: Collection[int] | None = None) -> None:
+        self._unsound = None if unsound is None else frozenset(unsound)
+        samples = samples if unsound is None else 0
         self._bits = np.zeros(-(-min(samples, REMEMBERED) // 8), np.uint8)
         self._lock = threading.Lock()
 
     def __contains__(self, sample: int) -> bool:
+        if self._unsound is not None:
+            return sample not in self._unsound
         return sample < REMEMBERED and bool(self._bits[sample >> 3] >> (sample & 7) & 1)
 
     def add(self, sample: int) -> None:
-        if sample >= REMEMBERED:  # memory does not grow with the data set; these are looked through each time
+        if (
+            self._unsound is not None or sample >= REMEMBERED
+        ):  # memory does not grow with the data set; these are looked through each time
             return
         with self._lock:
             self._bits[sample >> 3] |= np.uint8(1 << (sample & 7))

@@ -30,7 +30,7 @@ from PIL import Image
 from benchmarks.data.runs import arguments
 
 IMAGES, QUICK_IMAGES = 2000, 400
-PER_SHARD = 250
+SHARD_BYTES = 26_000_000
 CLASSES = 1000
 PHOTOS = (
     "astronaut",
@@ -75,7 +75,7 @@ def material(given: argparse.Namespace, seed: int = 0) -> Material:
     """The pictures that these arguments ask for, made where they are not there yet."""
     count = QUICK_IMAGES if given.quick else IMAGES
     work = given.work or Path(tempfile.gettempdir()) / "mixer-bench"
-    found = Material(work / f"images-{count}-{seed}", count)
+    found = Material(work / f"packed-{count}-{seed}", count)
     if not usable(found.folder, found.shards):
         _make(found, seed)
     return found
@@ -96,20 +96,17 @@ def usable(folder: Path, shards: Path) -> bool:
 
 def _make(made: Material, seed: int) -> None:
     """All or nothing: written beside its place, then named."""
-    from webdataset import TarWriter
-
-    from data_pipeline.shards.dataset import build_index
+    from data_pipeline.packing.pack import pack
 
     made.folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=made.folder.parent) as name:
-        shards = Path(name) / "shards"
-        shards.mkdir()
-        pictures = _pictures(made.images, seed)
-        for first in range(0, made.images, PER_SHARD):
-            with TarWriter(str(shards / f"images-{first // PER_SHARD:06d}.tar"), mtime=0) as writer:
-                for number in range(first, min(made.images, first + PER_SHARD)):
-                    writer.write({"__key__": f"{number:09d}", "jpg": next(pictures), "cls": number % CLASSES})
-        build_index(str(shards))
+        files = Path(name) / "files"
+        for number, data in enumerate(_pictures(made.images, seed)):
+            place = files / f"{number % CLASSES:03d}" / f"{number:06d}.jpg"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(data)
+        pack(str(files), str(Path(name) / "shards"), shard_bytes=SHARD_BYTES)
+        shutil.rmtree(files)
         shutil.move(name, made.folder)
         Path(name).mkdir()  # for TemporaryDirectory to remove
     print(

@@ -10,9 +10,9 @@ import errno
 import io
 import re
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from data_pipeline.decode import Pixels, Undecodable, decode
+from data_pipeline.decode import Pixels, Undecodable, decode_and_judge
 from data_pipeline.errors import AccessDenied, BadDataset, DataError, Unavailable
 from data_pipeline.packing.items import Item
 from data_pipeline.shards.format import IMAGE_EXTS
@@ -79,7 +79,10 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """An image as it is stored, and what it was: Pillow's name of format and mode; width and height as stored."""
+    """An image as it is stored, and what it was: Pillow's name of format and mode; width and height as stored.
+
+    sound: what is stored was decoded without a complaint, or made here.
+    """
 
     ext: str
     data: bytes
@@ -88,6 +91,7 @@ class Ready:
     form: str
     resized: bool
     encoded: bool
+    sound: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +105,7 @@ def ready(item: Item, change: Change) -> Ready | Broken:
     """Raises Unavailable and AccessDenied: a store that does not answer, or lets nobody in, says nothing about the image."""
     try:
         data = item.read()
-        pixels = decode(data)
+        pixels, sound = decode_and_judge(data)
     except (Unavailable, AccessDenied):
         raise
     except OSError as error:
@@ -114,7 +118,8 @@ def ready(item: Item, change: Change) -> Ready | Broken:
     ext = item.ext if item.ext in IMAGE_EXTS else ext
     if not ext and change.encoding is None:
         return Broken(f"its format is {form}; one of {', '.join(IMAGE_EXTS)} is needed: encode images anew")
-    return _changed(ext, data, pixels, form, change)
+    changed = _changed(ext, data, pixels, form, change)
+    return replace(changed, sound=sound or changed.data is not data)
 
 
 def _changed(ext: str, data: bytes, pixels: Pixels, form: str, change: Change) -> Ready:

@@ -30,7 +30,7 @@ NOTES = "pack/"
 class Note:
     """Facts of one shard's images, or of all. shapes: (width, height) as stored -> images; forms: format and mode as they came.
 
-    broken: (number of the image in the listing, name, why).
+    broken: (number of the image in the listing, name, why). unsound: places in the shard of JPEGs that were decoded with a complaint.
     """
 
     sizes: str = ""
@@ -41,8 +41,11 @@ class Note:
     resized: int = 0
     encoded: int = 0
     broken: list[tuple[int, str, str]] = field(default_factory=list)
+    unsound: list[int] = field(default_factory=list)
 
     def count(self, one: Ready) -> None:
+        if not one.sound:
+            self.unsound.append(self.samples)
         self.samples += 1
         self.image_bytes += len(one.data)
         self.shapes[one.width, one.height] += 1

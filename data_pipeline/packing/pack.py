@@ -19,6 +19,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from data_pipeline.shards.format import INDEX, dump_index
 from data_pipeline.storage import Store, open_store
 
 SHARD_BYTES = 128 << 20
+MOST_UNSOUND = 10_000
 NAMED_BROKEN = 20
 NO_SHEET = "none"
 
@@ -195,7 +197,14 @@ def _index(place: Store, planned: PlannedSet, packed: list[Packed], source: Sour
     scanned = [one.scanned for one in packed if one.scanned is not None]
     if not scanned:
         raise BadDataset(f"no image is left to pack into {place.url}")
-    return summarize(scanned, source.classes, source.rule)
+    return summarize(scanned, source.classes, source.rule) | _unsound(packed)
+
+
+def _unsound(packed: list[Packed]) -> dict[str, Any]:
+    """For the index: the samples that were decoded with a complaint, if they are few. All others need not be read to their end again."""
+    firsts = accumulate((one.note.samples for one in packed), initial=0)
+    found = [first + row for first, one in zip(firsts, packed, strict=False) for row in one.note.unsound]
+    return {"unsound": found} if len(found) <= MOST_UNSOUND else {}
 
 
 def _write_sheet(

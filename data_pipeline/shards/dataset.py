@@ -68,6 +68,7 @@ class Dataset:
         self.max_label: int = index["max_label"]
         self.labels_per_sample: int = index["labels_per_sample"]
         self.image_exts: list[str] = index["image_exts"]
+        self.unsound: list[int] | None = index.get("unsound")
         self._tables: OrderedDict[int, SampleTable] = OrderedDict()
         self._cached_bytes = 0
         self._lock = threading.Lock()

@@ -18,9 +18,11 @@ from PIL import Image
 
 from data_pipeline import picture, roi
 from data_pipeline.augment import Recipe
-from data_pipeline.decode import Pixels, Undecodable, decode
+from data_pipeline.blocks import BlockFetcher
+from data_pipeline.decode import Pixels, Undecodable, decode, decode_and_judge
 from data_pipeline.loader import Batch, Loader
 from data_pipeline.order import Geometry, Order
+from data_pipeline.packing.pack import pack
 from data_pipeline.picture import Picture, Sound
 from data_pipeline.roi import Box
 from data_pipeline.shards.dataset import Dataset, build_index
@@ -262,3 +264,22 @@ def test_what_is_known_sound_takes_no_more_memory_than_a_bound(monkeypatch: pyte
         sound.add(sample)
     assert [sample in sound for sample in (3, 4, 15, 16, 10**9 - 1)] == [True, False, True, False, False]
     assert sound._bits.nbytes == 2
+
+
+def test_a_packed_set_says_which_samples_are_not_sound(tmp_path: Path) -> None:
+    """All others need not be read to their end, from the first epoch on; these are judged as where nothing was built."""
+    (tmp_path / "in" / "a").mkdir(parents=True)
+    dice = np.random.default_rng(3)
+    for number in range(6):
+        full = large(dice)
+        data = full[: len(full) * 3 // 4] + b"\xff\xd9" if number in (1, 4) else full
+        (tmp_path / "in" / "a" / f"{number}.jpg").write_bytes(data)
+    pack(str(tmp_path / "in"), str(tmp_path / "out"), sheet="none")
+    dataset = Dataset.open(str(tmp_path / "out"))
+    samples = BlockFetcher(dataset).fetch(0, 6)
+    assert dataset.unsound == [n for n, one in enumerate(samples) if not decode_and_judge(one.image)[1]]
+    assert len(dataset.unsound) == 2
+    sound = Sound(dataset.samples, dataset.unsound)
+    for number, one in enumerate(samples):
+        half = Picture.look(one.image, sound=number in sound).box((0, 0, 64, 64))
+        assert np.array_equal(half, decode(one.image)[:64, :64])
