@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 
 MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1  # mallopt(3)
-LARGEST_BLOCK = 64 << 20
+LARGEST_BLOCK = 32 << 20  # what older versions of glibc allow
 KEPT = 512 << 20  # of freed memory at the end of the heap, at most
 
 
@@ -20,4 +20,4 @@ def keep_freed_blocks() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
         return False
-    return bool(mallopt(MMAP_THRESHOLD, LARGEST_BLOCK) and mallopt(TRIM_THRESHOLD, KEPT))
+    return all([mallopt(MMAP_THRESHOLD, LARGEST_BLOCK), mallopt(TRIM_THRESHOLD, KEPT)])

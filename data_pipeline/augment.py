@@ -27,6 +27,7 @@ Interpolation = Literal["bilinear", "bicubic"]
 Draws = Callable[[int], npt.NDArray[np.float64]]
 
 CROP_TRIES = 10
+LONGEST = 16  # of an evaluation image: its long side over its short one
 EVAL_MARGIN = 256 / 224  # short side before the centre is cut out, over image size
 _DOMAIN = 0x6175676D656E74  # "augment": keeps these draws apart from other users of the same (seed, item)
 
@@ -83,8 +84,10 @@ class Recipe:
 
         Mode "resize", or an image no larger than the view: resized as a whole.
         """
-        height, width = image.shape[:2]
         size = self.image_size
+        if self.mode != "resize":
+            image = _without_ends(image)
+        height, width = image.shape[:2]
         if self.mode == "resize" or max(height, width) <= size:
             resize_into(out, image, self.interpolation)
             return
@@ -109,6 +112,13 @@ class Recipe:
         h, w = min(height, round(width / ratio)), min(width, round(height * ratio))
         h, w = max(1, h), max(1, w)
         return (height - h) // 2, (width - w) // 2, h, w
+
+
+def _without_ends(image: Pixels) -> Pixels:
+    """The middle of a strip: what is longer than LONGEST times its width would be scaled up to gigabytes, to be cut off again."""
+    height, width = image.shape[:2]
+    top, left = max(0, height - LONGEST * width) // 2, max(0, width - LONGEST * height) // 2
+    return image[top : height - top, left : width - left]
 
 
 def keyed_draws(seed: int, item: int) -> Draws:

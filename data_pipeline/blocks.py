@@ -12,13 +12,14 @@ import random
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import google_crc32c
 import numpy as np
 
 from data_pipeline.cache import BlockCache
-from data_pipeline.errors import BadDataset
+from data_pipeline.errors import BadDataset, StoreError
 from data_pipeline.expand import expand
 from data_pipeline.hedging import HedgedGets
 from data_pipeline.shards.dataset import Dataset, Span
@@ -57,15 +58,24 @@ class BlockFetcher:
     def __init__(self, dataset: Dataset, cache: BlockCache | None = None) -> None:
         self._dataset, self._cache = dataset, cache
         self._image_exts = frozenset(dataset.image_exts)
-        self._hedged = HedgedGets(self._plain_get) if dataset.store.remote else None
+        remote = dataset.store.remote or dataset.index_store.remote
+        self._hedged = HedgedGets(self._plain_get) if remote else None
         self._lock = threading.Lock()
         self._asked: dict[int, Asked] = {}
         self.bytes, self.gets, self.retries = 0, 0, 0
 
     def fetch(self, first: int, count: int) -> list[Sample]:
         """Samples first..first+count-1. CorruptBlock, or StoreError when the store fails."""
-        spans = self._dataset.spans(first, count)
+        spans = self._spans(first, count)
         return [sample for span in spans for part in _parts(span) for sample in self._samples(part)]
+
+    def _spans(self, first: int, count: int) -> list[Span]:
+        """Where the samples lie; the store may have to be asked for that, too."""
+        dataset = self._dataset
+        if self._hedged is None or dataset.knows(first, count):
+            return dataset.spans(first, count)
+        with self._asking(f"{dataset.index_url}/{dataset.shards.names[dataset.shard_of(first)]}.idx", 0, 0):
+            return self._hedged.call(dataset.spans, first, count)
 
     def oldest(self) -> Asked | None:
         """Of what the store has been asked for and has not delivered, what was asked for first."""
@@ -123,8 +133,10 @@ class BlockFetcher:
         return data
 
     def _from_store(self, span: Span, start: int, length: int) -> bytes:
-        problem, pauses = "", (None, *FETCH_AGAIN_S)
+        problem, pauses, began = "", (None, *FETCH_AGAIN_S), time.monotonic()
         for pause in pauses:
+            if problem and time.monotonic() - began > self._dataset.store.patience_s:
+                break
             if pause:
                 time.sleep(pause * random.uniform(0.75, 1.25))
             data = self._get(span, start, length)
@@ -135,16 +147,21 @@ class BlockFetcher:
             if not problem:
                 return data
         raise CorruptBlock(
-            f"{problem}, {len(pauses)} times over; {self._why_changed(span)}: run `mixer verify`"
+            f"{problem}, up to {len(pauses)} times over; {self._why_changed(span)}: run `mixer verify`"
         )
 
     def _get(self, span: Span, start: int, length: int) -> bytes:
-        asked = Asked(f"{self._dataset.url}/{span.key}", start, length, time.monotonic())
+        get = self._hedged.get if self._hedged and self._dataset.store.remote else self._plain_get
+        with self._asking(f"{self._dataset.url}/{span.key}", start, length):
+            return get(span.key, start, length)
+
+    @contextmanager
+    def _asking(self, url: str, start: int, length: int) -> Iterator[None]:
+        asked = Asked(url, start, length, time.monotonic())
         with self._lock:
             self._asked[id(asked)] = asked
         try:
-            get = self._hedged.get if self._hedged else self._plain_get
-            return get(span.key, start, length)
+            yield
         finally:
             with self._lock:
                 del self._asked[id(asked)]
@@ -155,7 +172,10 @@ class BlockFetcher:
     def _why_changed(self, span: Span) -> str:
         """What the store says of a shard whose bytes are not those of the index."""
         shard = self._dataset.shards[span.shard]
-        info = self._dataset.store.head(span.key)
+        try:
+            info = self._dataset.store.head(span.key)
+        except StoreError:
+            return "the store does not say why"
         if info is None:
             return "the shard is gone"
         if info.size != shard.size:

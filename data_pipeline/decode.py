@@ -36,7 +36,10 @@ class Undecodable(DataError):
 
 
 def decode(data: Encoded) -> Pixels:
-    """The image as uint8 [height, width, 3], RGB, C-contiguous. Undecodable when any of it is damaged."""
+    """The image as uint8 [height, width, 3], RGB, C-contiguous. Undecodable where not even Pillow shows all of it.
+
+    Pillow shows a JPEG whose data are damaged in the middle, and says nothing; so do most training pipelines. `decode_and_judge` tells.
+    """
     return decode_and_judge(data)[0]
 
 

@@ -70,7 +70,7 @@ class EvalLoader:
         self._on_late = on_late
         self._first, self._stop = (dataset.samples * r // world for r in (rank, rank + 1))
         self._batches = math.ceil(math.ceil(dataset.samples / world) / micro_batch)
-        self._fetcher = BlockFetcher(dataset, cache)
+        self._cache = cache
 
     def __len__(self) -> int:
         return self._batches
@@ -78,22 +78,24 @@ class EvalLoader:
     def __iter__(self) -> Iterator[EvalBatch]:
         bad = BadSamples(self._share, self._dataset.samples, self._dataset.url, self._on_bad)
         making: deque[tuple[EvalBatch, list[Future[list[BadSample]]]]] = deque()
+        fetcher = BlockFetcher(self._dataset, self._cache)
         pool = ThreadPoolExecutor(self._threads, "mixer-evaluate")
         try:
             for number in range(self._batches + AHEAD):
                 if number < self._batches:
-                    making.append(self._begin(number, pool))
+                    making.append(self._begin(number, pool, fetcher))
                 if number >= AHEAD:
                     batch, work = making.popleft()
-                    wait_for(work, self._fetcher, self._on_late)
+                    wait_for(work, fetcher, self._on_late)
                     bad.note([each for future in work for each in future.result()], self._dataset.samples)
                     _fill(batch)
                     yield batch
         finally:
+            fetcher.close()  # who leaves in the middle does not wait for the store
             pool.shutdown(wait=True, cancel_futures=True)
 
     def _begin(
-        self, number: int, pool: ThreadPoolExecutor
+        self, number: int, pool: ThreadPoolExecutor, fetcher: BlockFetcher
     ) -> tuple[EvalBatch, list[Future[list[BadSample]]]]:
         m, size = self._micro_batch, self._recipe.image_size
         batch = EvalBatch(
@@ -105,16 +107,18 @@ class EvalLoader:
         count = min(self._stop, first + m) - first
         chunk = max(1, min(-(-m // self._threads), int(CHUNK_BYTES / self._dataset.mean_bytes)))
         work = [
-            pool.submit(self._make, batch, begin, first + begin, min(chunk, count - begin))
+            pool.submit(self._make, fetcher, batch, begin, first + begin, min(chunk, count - begin))
             for begin in range(0, count, chunk)
         ]
         return batch, work
 
-    def _make(self, batch: EvalBatch, place: int, first: int, count: int) -> list[BadSample]:
+    def _make(
+        self, fetcher: BlockFetcher, batch: EvalBatch, place: int, first: int, count: int
+    ) -> list[BadSample]:
         """Samples first..first+count-1 into places `place` and on of a batch, in a thread."""
         images, labels, real = batch.images.numpy(), batch.labels.numpy(), batch.real.numpy()
         bad = []
-        for j, sample in enumerate(self._fetcher.fetch(first, count)):
+        for j, sample in enumerate(fetcher.fetch(first, count)):
             try:
                 self._recipe.evaluate(decode(sample.image), images[place + j])
             except Undecodable as error:

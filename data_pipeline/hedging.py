@@ -1,8 +1,8 @@
 """GETs that do not wait for the slowest: one that takes longer than nearly all others is sent a second time.
 
-Whoever answers first is taken (Dean and Barroso, "The Tail at Scale", 2013). At most one GET in HEDGED_SHARE is
-doubled, so a store that is slow as a whole is not asked for twice as much. A GET runs in a thread of its own that
-nobody has to wait for: one that hangs delays neither its twin nor the end of the process.
+Whoever answers first is taken (Dean and Barroso, "The Tail at Scale", 2013). At most a share of the GETs is doubled,
+so a store that is slow as a whole is not asked for twice as much. A GET runs in a thread of its own that nobody has to
+wait for: one that hangs delays neither its twin nor the end of the process.
 """
 
 from __future__ import annotations
@@ -12,14 +12,17 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from typing import Any, TypeVar
 
 Get = Callable[[str, int, int], bytes]  # key, start, length
+T = TypeVar("T")
 
 HEDGED_SHARE = 0.05
 QUANTILE = 0.95
 SEEN = 200  # newest GETs that say what is slow
 ENOUGH = 20  # of them to know it; before, UNKNOWN_S
 UNKNOWN_S, SHORTEST_S = 2.0, 0.05
+LONGEST_S = 20.0  # after which a GET is sent a second time in any case: its answer may be trickling
 ALWAYS_ALLOWED = 3
 
 
@@ -41,16 +44,22 @@ class HedgedGets:
     def get(self, key: str, start: int, length: int) -> bytes:
         """What the first of at most two GETs brings; an error only when neither brings anything."""
         began = time.monotonic()
-        first = self._start(key, start, length)
+        first = self._start(self._get, key, start, length)
         futures = [first]
-        if not wait([first, self._closing], self._slow(), FIRST_COMPLETED).done and self._may_hedge():
-            futures.append(self._start(key, start, length))
+        if not self._comes(first, self._slow()) and (
+            self._may_hedge() or not self._comes(first, LONGEST_S, force=True)
+        ):
+            futures.append(self._start(self._get, key, start, length))
         data = self._first_good(futures)
         with self._lock:
             self._gets += 1
             self._seconds.append(time.monotonic() - began)
-            self.won += len(futures) == 2 and not first.done()
+            self.won += len(futures) == 2 and not (first.done() and first.exception() is None)
         return data
+
+    def call(self, act: Callable[..., T], *given: object) -> T:
+        """`act(*given)`, in a thread of its own, so that closing does not wait for it. Not tried twice."""
+        return self._first_good([self._start(act, *given)])
 
     def close(self) -> None:
         """Everybody who waits gets Closed. Harmless when repeated."""
@@ -58,25 +67,29 @@ class HedgedGets:
             if not self._closing.done():
                 self._closing.set_exception(Closed("the reader is closed"))
 
-    def _start(self, *what: object) -> Future[bytes]:
-        future: Future[bytes] = Future()
-        threading.Thread(target=self._run, args=(future, *what), name="mixer-get", daemon=True).start()
+    def _comes(self, future: Future[bytes], seconds: float, *, force: bool = False) -> bool:
+        """Whether it is done, or nobody waits any more, within `seconds`. `force`: the second GET then counts, whatever the share."""
+        come = bool(wait([future, self._closing], seconds, FIRST_COMPLETED).done)
+        with self._lock:
+            self.hedges += force and not come
+        return come
+
+    def _start(self, act: Callable[..., T], *given: object) -> Future[T]:
+        future: Future[T] = Future()
+        if self._closing.done():
+            raise Closed("the reader is closed")
+        threading.Thread(target=_run, args=(future, act, *given), name="mixer-get", daemon=True).start()
         return future
 
-    def _run(self, future: Future[bytes], key: str, start: int, length: int) -> None:
-        try:
-            future.set_result(self._get(key, start, length))
-        except BaseException as error:
-            future.set_exception(error)
-
-    def _first_good(self, futures: list[Future[bytes]]) -> bytes:
-        left = set(futures)
+    def _first_good(self, futures: list[Future[T]]) -> T:
+        left: set[Future[Any]] = set(futures)
         while True:
             done = wait({*left, self._closing}, return_when=FIRST_COMPLETED).done
             good = [future for future in done & left if future.exception() is None]
             left -= done
             if good or not left or self._closing in done:
-                return (good or [*(done - {self._closing}), self._closing])[0].result()
+                found: T = (good or [*(done - {self._closing}), self._closing])[0].result()
+                return found
 
     def _slow(self) -> float:
         """Seconds after which a GET is later than nearly all others."""
@@ -89,3 +102,10 @@ class HedgedGets:
             allowed = not self._closing.done() and self.hedges < ALWAYS_ALLOWED + HEDGED_SHARE * self._gets
             self.hedges += allowed
             return allowed
+
+
+def _run(future: Future[T], act: Callable[..., T], *given: object) -> None:
+    try:
+        future.set_result(act(*given))
+    except BaseException as error:
+        future.set_exception(error)

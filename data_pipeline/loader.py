@@ -37,9 +37,6 @@ CHUNK = 8  # images a thread makes in one go
 # Below this a sample is mostly interpreter: a second thread only fights for the GIL (4,700/s -> 3,100/s).
 SMALL_BYTES = 16_000
 SUBSTITUTES = 64  # tries for one item before the data set is given up
-PATIENCE_S = (
-    10.0  # that a step may be late before it is said what it waits for; then again after twice as long
-)
 
 
 @dataclass

@@ -85,14 +85,23 @@ class Order:
     def rest_of_windows(self, items: npt.ArrayLike) -> Ints:
         """The sample ids still to come of the windows of `items`, theirs included, in the order of turn."""
         w = self.windows(items)
-        which, ahead = _turns(w.stop - w.at)
+        which, ahead = self._turns(items, w)
         return self.ids_at(Window(*(field[which] for field in w))._replace(at=w.at[which] + ahead))
 
     def items_of_windows(self, items: npt.ArrayLike) -> Ints:
         """The items whose samples `rest_of_windows` gives."""
-        w = self.windows(items)
-        which, ahead = _turns(w.stop - w.at)
-        return np.asarray(items, np.int64)[which] + ahead * self.geometry.lanes
+        which, ahead = self._turns(items, self.windows(items))
+        return np.atleast_1d(np.asarray(items, np.int64))[which] + ahead * self.geometry.lanes
+
+    def _turns(self, items: npt.ArrayLike, w: Window) -> tuple[Ints, Ints]:
+        """What is left of the windows of `items`, the one first whose turn comes first: (which window, how far in it)."""
+        left = w.stop - w.at
+        which = np.repeat(np.arange(left.size), left)
+        ahead = np.arange(left.sum()) - np.repeat(np.cumsum(left) - left, left)
+        turn = np.argsort(
+            np.atleast_1d(np.asarray(items, np.int64))[which] + ahead * self.geometry.lanes, kind="stable"
+        )
+        return which[turn], ahead[turn]
 
     def successors(self, item: int) -> Iterator[int]:
         """Who stands in for an item that cannot be decoded, in order: every other sample of its epoch, once.
@@ -167,14 +176,6 @@ def useful_world(available: int, slots: int) -> int:
     if available < 1 or slots < 1:
         raise ValueError(f"{available} workers, {slots} slots; give at least one of each")
     return -(-slots // -(-slots // available))
-
-
-def _turns(left: Ints) -> tuple[Ints, Ints]:
-    """Places in runs of `left` each, all first ones first: (which run, how far in it)."""
-    which = np.repeat(np.arange(left.size), left)
-    ahead = np.arange(left.sum()) - np.repeat(np.cumsum(left) - left, left)
-    turn = np.argsort(ahead, kind="stable")
-    return which[turn], ahead[turn]
 
 
 def _count_in_lane(x: Ints, lane: Ints, lanes: int) -> Ints:

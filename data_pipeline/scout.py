@@ -52,7 +52,7 @@ class Scout:
         items = np.concatenate([self._order.step_items(at, self._batch)[self._mine] for at in positions])
         window = self._order.windows(items)
         entering = self._entering(window)
-        if entering:
+        if entering and not self._order.geometry.resident:
             self._announce(self._coming(items[entering]))
         ids = self._order.ids_at(window)
         self._found.extend(

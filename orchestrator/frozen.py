@@ -21,7 +21,7 @@ from orchestrator.spec_text import validate
 
 FORMAT = 1
 # A copy of the same data elsewhere is the same data, and neither threads nor a cache change a pixel.
-_DATA_RESOURCES = {"train", "val", "threads", "cache", "bad"}
+_DATA_RESOURCES = {"train", "val", "threads", "cache", "bad", "bad_share"}
 _TRAIN_RESOURCES = {"compile_cache"}
 
 

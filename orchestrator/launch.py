@@ -14,8 +14,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -26,6 +27,9 @@ from orchestrator.run_log import ENDS, Entry, RunLog, new_writer
 from orchestrator.run_store import Heartbeat, Run, create, effective, list_runs, new_name, runs_url
 from orchestrator.spec import Spec
 from orchestrator.spec_text import load_spec, parse_spec
+
+if TYPE_CHECKING:
+    from data_pipeline.shards.dataset import Dataset
 
 Say = Callable[[str], None]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
@@ -152,11 +156,14 @@ def _resume(run: Run, spec: Spec) -> Resolved:
 
 def data_facts(spec: Spec) -> tuple[DataFacts, DataFacts | None]:
     """What the run must know of its data sets. UserError when one is not there."""
-    classes = spec.model.classes
-    return _facts(spec.data.train, classes), _facts(spec.data.val, classes) if spec.data.val else None
+    train = _opened(spec.data.train, spec.model.classes)
+    val = _opened(spec.data.val, spec.model.classes) if spec.data.val else None
+    if val:
+        _check_classes(train, val)
+    return _facts(train), _facts(val) if val else None
 
 
-def _facts(url: str, classes: int) -> DataFacts:
+def _opened(url: str, classes: int) -> Dataset:
     from data_pipeline.shards.dataset import Dataset
 
     try:
@@ -167,6 +174,22 @@ def _facts(url: str, classes: int) -> DataFacts:
         raise UserError(
             f"data at {url} has label {dataset.max_label}; model.classes is {classes}, and labels begin with 0"
         )
+    return dataset
+
+
+def _check_classes(train: Dataset, val: Dataset) -> None:
+    """Where both sets name their classes, they must number them alike: else validation measures something else."""
+    if train.classes is None or val.classes is None or train.classes == val.classes:
+        return
+    pairs = zip_longest(train.classes, val.classes)
+    number, (one, other) = next((n, pair) for n, pair in enumerate(pairs) if pair[0] != pair[1])
+    raise UserError(
+        f"class {number} is {one!r} in {train.url} and {other!r} in {val.url}: the labels of data.train and data.val do not mean "
+        f"the same; pack or index one of them again with --classes {train.index_url}/index.json"
+    )
+
+
+def _facts(dataset: Dataset) -> DataFacts:
     return DataFacts(dataset.samples, dataset.mean_bytes, dataset.digest)
 
 

@@ -110,7 +110,8 @@ class Data(Section):
     )
     cache: Cache | None = Field(None, description="off when left out")
     bad: Literal["substitute", "raise"] = Field(
-        "substitute", description="an image that does not decode: take another by rule, or end the run"
+        "substitute",
+        description="a training image that does not decode: take another by rule, or end the run",
     )
     bad_share: float = Field(
         0.0001, ge=0, le=1, description="share of samples that may be undecodable before the run stops"

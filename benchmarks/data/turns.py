@@ -121,11 +121,11 @@ def _cpu() -> float:
 
 
 def _children() -> list[str]:
-    return [
-        child
-        for task in Path("/proc/self/task").iterdir()
-        for child in (task / "children").read_text().split()
-    ]
+    found = []
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(OSError):  # the thread has ended meanwhile
+            found += (task / "children").read_text().split()
+    return found
 
 
 def _spent(pid: str) -> float:

@@ -10,6 +10,7 @@ Shards are never changed. Several that cannot be used are named together, with w
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from data_pipeline.errors import BadDataset, NotFound
-from data_pipeline.shards.format import INDEX, SampleTable, Shard, dump_index
+from data_pipeline.shards.format import INDEX, PLAN, SampleTable, Shard, dump_index
 from data_pipeline.shards.guess import guess_rule
 from data_pipeline.shards.known import Entry, Known, OldIndex, old_index
 from data_pipeline.shards.labels import LabelRule
@@ -91,6 +92,7 @@ def index_shards(
     names, those. Raises BadDataset naming shard, key and byte, and StoreError.
     """
     place = Place.of(urls)
+    _check_no_pack(place.store)
     target = open_store(out) if out else place.store
     beside = target.url == place.store.url
     base = None if beside else place.store.url
@@ -123,6 +125,19 @@ def summarize(
     for one in scanned:
         sums.add(one.shard, one.contents, one.span_bytes)
     return sums.index({})
+
+
+def _check_no_pack(store: Store) -> None:
+    """BadDataset where a pack was begun and did not end: half of a data set must not look whole."""
+    try:
+        finished = json.loads(store.get(PLAN)).get("finished", False)
+    except (NotFound, ValueError, AttributeError):
+        return
+    if not finished:
+        raise BadDataset(
+            f"a pack was begun at {store.url} and did not end: run the same `mixer pack` again; to index what it has "
+            f"written all the same, remove {PLAN}"
+        )
 
 
 def _dropped(old: OldIndex | None, infos: Sequence[ObjectInfo], store: Store) -> list[str]:

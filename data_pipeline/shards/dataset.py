@@ -21,7 +21,7 @@ import numpy.typing as npt
 from data_pipeline.errors import BadDataset, NotFound
 from data_pipeline.shards.build import build_index
 from data_pipeline.shards.fetch import fetch_proven
-from data_pipeline.shards.format import INDEX, SampleTable, Shard, Shards, parse_index
+from data_pipeline.shards.format import INDEX, PLAN, SampleTable, Shard, Shards, parse_index
 from data_pipeline.shards.labels import Labels
 from data_pipeline.shards.places import ALL_TARS
 from data_pipeline.storage import Store, open_store
@@ -80,6 +80,10 @@ class Dataset:
         try:
             found = fetch_proven(store, INDEX, lambda data: parse_index(data, f"{store.url}/{INDEX}"))
         except NotFound:
+            if store.head(PLAN) is not None:
+                raise BadDataset(
+                    f"a pack was begun at {store.url} and did not end: run the same `mixer pack` again"
+                ) from None
             raise BadDataset(
                 f"there is no {INDEX} at {store.url}: correct the url, or run `mixer index {store.url}`"
             ) from None
@@ -123,6 +127,12 @@ class Dataset:
             found.append(Span(shard, key, first, table.offsets[part], lengths, table.crcs[part]))
             first = stop
         return found
+
+    def knows(self, first: int, count: int) -> bool:
+        """Whether `spans` of these samples needs nothing from the store."""
+        shards = range(self.shard_of(first), self.shard_of(first + max(count, 1) - 1) + 1)
+        with self._lock:
+            return all(shard in self._tables for shard in shards)
 
     def shard_of(self, sample: int) -> int:
         """The number of the shard that holds a sample."""

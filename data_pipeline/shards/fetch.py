@@ -19,9 +19,12 @@ class Damaged(BadDataset):
 
 def fetch_proven(store: Store, key: str, prove: Callable[[bytes], T]) -> T:
     """What `prove` makes of an object. While it raises Damaged the object is fetched again, a few times within seconds."""
+    began = time.monotonic()
     for pause in FETCH_AGAIN_S if store.remote else FETCH_AGAIN_S[:1]:
         try:
             return prove(store.get(key))
         except Damaged:
+            if time.monotonic() - began > store.patience_s > 0:
+                raise
             time.sleep(pause * random.uniform(0.75, 1.25))
     return prove(store.get(key))

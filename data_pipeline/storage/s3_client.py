@@ -157,6 +157,10 @@ class S3Client:
             )
         if code in EXISTS or status == 412:
             return Taken(said)
+        if status == 416:
+            return StoreError(
+                f"{what.partition(' ')[2]}: the object is shorter than the bytes that were asked for"
+            )
         if status == 501:
             return Unsupported(said)
         return Unavailable(said) if code in PASSING or status >= 500 or status == 429 else StoreError(said)

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import http.client
 import os
+import socket
 import ssl
+import time
 import weakref
 from collections import deque
 from contextlib import suppress
@@ -25,7 +27,7 @@ from botocore.utils import get_environ_proxies
 from data_pipeline.errors import Unavailable
 
 CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 5.0, 30.0
-KEPT = 64  # idle connections
+KEPT, KEPT_S = 64, 15.0  # idle connections; seconds after which the way to the server may have forgotten one
 UNUSUAL = ("use_accelerate_endpoint", "use_dualstack_endpoint", "use_fips_endpoint")
 REFUSED_FOR_NOW = (429, 500, 502, 503, 504)
 
@@ -39,7 +41,7 @@ class RangeGets:
         self._secure, self._address, self._path = parts.scheme == "https", parts.netloc, parts.path
         self._base, self._region, self._credentials = base, region, credentials
         self._tls = ssl.create_default_context(cafile=cafile) if self._secure else None
-        self._idle: deque[http.client.HTTPConnection] = deque()
+        self._idle: deque[tuple[float, http.client.HTTPConnection]] = deque()  # and since when
         self._process = os.getpid()
         weakref.finalize(self, _close, self._idle)
 
@@ -50,7 +52,10 @@ class RangeGets:
         try:
             connection, response = self._ask(path, headers)
             return self._answer(connection, response, name, start, length)
+        except ssl.SSLCertVerificationError:  # boto3 may have been told more
+            return None
         except (OSError, http.client.HTTPException) as error:
+            _close(self._idle)  # what broke one may have broken all: the next try has a new one
             where = f"{self._base}/{name}, bytes {start}+{length}"
             raise Unavailable(f"GET {where}: {type(error).__name__} talking to {self._address}") from None
 
@@ -89,7 +94,11 @@ class RangeGets:
             _close(self._idle)
             self._process = os.getpid()
         with suppress(IndexError):
-            return self._idle.pop()
+            since, connection = self._idle.pop()
+            if time.monotonic() - since < KEPT_S:
+                return connection
+            connection.close()
+            _close(self._idle)  # the others are older
         return None
 
     def _connection(self) -> http.client.HTTPConnection:
@@ -99,6 +108,7 @@ class RangeGets:
             made = http.client.HTTPSConnection(self._address, timeout=CONNECT_TIMEOUT_S, context=self._tls)
         made.connect()
         made.sock.settimeout(READ_TIMEOUT_S)
+        made.sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         return made
 
     def _answer(
@@ -124,14 +134,15 @@ class RangeGets:
             return data
         finally:
             if whole and len(self._idle) < KEPT:
-                self._idle.append(connection)
+                self._idle.append((time.monotonic(), connection))
             else:
                 connection.close()
 
 
-def _close(connections: deque[http.client.HTTPConnection]) -> None:
-    while connections:
-        connections.pop().close()
+def _close(connections: deque[tuple[float, http.client.HTTPConnection]]) -> None:
+    with suppress(IndexError):
+        while True:
+            connections.pop()[1].close()
 
 
 def range_gets(session: Any, client: Any, bucket: str, *, amazon: bool) -> RangeGets | None:
@@ -140,7 +151,7 @@ def range_gets(session: Any, client: Any, bucket: str, *, amazon: bool) -> Range
     unusual = any((options.s3 or {}).get(one) for one in UNUSUAL) or any(
         getattr(options, one, False) for one in UNUSUAL
     )
-    if unusual or options.proxies or get_environ_proxies(endpoint) or urlsplit(endpoint).username:
+    if unusual or options.proxies or get_environ_proxies(endpoint) or "@" in urlsplit(endpoint).netloc:
         return None
     parts = urlsplit(endpoint)
     virtual = amazon and "." not in bucket

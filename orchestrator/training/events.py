@@ -85,8 +85,9 @@ class Events:
 
     def settle(self) -> None:
         """Note what the meters say a last time: what they read goes away."""
-        self._read_meters()
-        self._meters.clear()
+        with self._writing:
+            self._read_meters()
+            self._meters.clear()
 
     def _read_meters(self) -> None:
         for kind, (read, said) in list(self._meters.items()):

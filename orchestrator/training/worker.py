@@ -122,54 +122,54 @@ def _work(
         dataset = open_dataset(spec.data.train, frozen.train)
         val = open_dataset(spec.data.val, frozen.val) if spec.data.val and frozen.val else None
         loader = training_loader(frozen, dataset, place, position=position, left_out=left_out, events=events)
-    events.meter("loader", loader.stats)
-    contact = Contact(run.store, config["attempt"]) if place.rank == 0 else None
-    if contact:
-        events.board = Board(run.store, config["attempt"], batch=batch, step=step)
-        contact.tell(steps=frozen.steps, step=step, world_size=place.world)
-    of_rank = {"attempt": config["attempt"], "rank": place.rank, "world": place.world}
-    saver = Saver(run.store, events, **of_rank, shapes=engine.shapes, near=near)
-    saver.prepare(engine.owned())
-    if step:
-        saver.last_step = step
-
-    unevaluated = contact is not None and step > 0 and state.get("unevaluated", step == frozen.steps)
-    if unevaluated:  # unless an attempt did it that left before it could save again
-        unevaluated = not evaluated_by(run.store, range(manifest.attempt, config["attempt"]), step)
-
-    def evaluation() -> dict[str, Any] | None:
-        assert val is not None
-        batches = evaluation_batches(frozen, val, place, events.note)
-        return evaluate(engine, batches, contact, pulse)
-
-    task = Task(
-        frozen,
-        engine,
-        loader,
-        saver,
-        events,
-        contact,
-        evaluation if val else None,
-        Aside(place),
-        Judge(spec.recovery.spike, state.get("judged")),
-        left_out,
-        step,
-        position,
-        unevaluated=unevaluated,
-        clock=SaveClock(spec.checkpoint.every, config.get("loss_every_s")),
-        pulse=pulse,
-        compile_cache=cache,
-    )
-    try:
-        outcome = train(task)
-        events.settle()
-        events.note("left", outcome=outcome, step=task.step)
-        events.flush()
-        engine.agree([0.0])  # nobody leaves before everybody's notes are written
+    with loader:
+        events.meter("loader", loader.stats)
+        contact = Contact(run.store, config["attempt"]) if place.rank == 0 else None
         if contact:
-            contact.close(exit=outcome, step=task.step)
-        pulse.mark("leave", task.step)
-        return outcome
-    finally:
-        events.settle()
-        loader.close()
+            events.board = Board(run.store, config["attempt"], batch=batch, step=step)
+            contact.tell(steps=frozen.steps, step=step, world_size=place.world)
+        of_rank = {"attempt": config["attempt"], "rank": place.rank, "world": place.world}
+        saver = Saver(run.store, events, **of_rank, shapes=engine.shapes, near=near)
+        saver.prepare(engine.owned())
+        if step:
+            saver.last_step = step
+
+        unevaluated = contact is not None and step > 0 and state.get("unevaluated", step == frozen.steps)
+        if unevaluated:  # unless an attempt did it that left before it could save again
+            unevaluated = not evaluated_by(run.store, range(manifest.attempt, config["attempt"]), step)
+
+        def evaluation() -> dict[str, Any] | None:
+            assert val is not None
+            batches = evaluation_batches(frozen, val, place, events.note)
+            return evaluate(engine, batches, contact, pulse)
+
+        task = Task(
+            frozen,
+            engine,
+            loader,
+            saver,
+            events,
+            contact,
+            evaluation if val else None,
+            Aside(place),
+            Judge(spec.recovery.spike, state.get("judged")),
+            left_out,
+            step,
+            position,
+            unevaluated=unevaluated,
+            clock=SaveClock(spec.checkpoint.every, config.get("loss_every_s")),
+            pulse=pulse,
+            compile_cache=cache,
+        )
+        try:
+            outcome = train(task)
+            events.settle()
+            events.note("left", outcome=outcome, step=task.step)
+            events.flush()
+            engine.agree([0.0])  # nobody leaves before everybody's notes are written
+            if contact:
+                contact.close(exit=outcome, step=task.step)
+            pulse.mark("leave", task.step)
+            return outcome
+        finally:
+            events.settle()

@@ -323,3 +323,19 @@ def test_the_items_of_a_step_are_sorted_by_lane_and_turn(lanes: int, batch: int)
     for position in (0, 5, 23, 24, 1_000_003):
         items = range(position, position + batch)
         assert order.step_items(position, batch).tolist() == sorted(items, key=lambda i: (i % lanes, i))
+
+
+def test_what_is_left_of_windows_is_told_in_the_order_of_turn() -> None:
+    """Also where a lane enters several windows: else blocks of later ones fill the room before those that are needed next."""
+    order = Order(Geometry(500, 3, 4, 2, seed=1))
+    items = np.arange(100, 180)
+    entering = [i for i in items.tolist() if i < 104 or _window_of(order, i) != _window_of(order, i - 4)]
+    told = order.items_of_windows(np.array(entering))
+    assert told.tolist() == sorted(told.tolist())
+    assert set(items.tolist()) <= set(told.tolist())
+    assert order.rest_of_windows(np.array(entering)).tolist() == order.sample_ids(told).tolist()
+
+
+def _window_of(order: Order, item: int) -> tuple[int, ...]:
+    window = order.windows(np.array([item]))
+    return tuple(int(field[0]) for field in (window.epoch, window.lane, window.number))

@@ -151,3 +151,26 @@ def test_the_folder_may_be_in_the_home(home: str, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("HOME", str(tmp_path))
     BlockCache(home, LIMIT).put(b"x", 0)
     assert len(kept(tmp_path)) == 1
+
+
+def test_what_is_not_the_caches_is_left_alone(tmp_path: Path) -> None:
+    """The folder may be anybody's scratch; only blocks are counted, and only blocks go."""
+    foreign = [tmp_path / "ab" / "model.pt", tmp_path / f"blocks-of-{os.getuid()}" / "cd" / "notes.txt"]
+    for path in foreign:
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"x" * LIMIT)
+        os.utime(path, (0, 0))
+    (tmp_path / f"blocks-of-{os.getuid()}" / "ef" / "folder").mkdir(parents=True)
+    cache = BlockCache(tmp_path, LIMIT)
+    for n in range(200):
+        cache.put(os.urandom(20_000), n)
+    assert all(path.exists() for path in foreign)
+    own = sum(path.stat().st_size for path in kept(tmp_path) if path not in foreign)
+    assert 0.8 * LIMIT < own <= LIMIT + 20_000
+    assert cache.failures == 0
+
+
+def test_nobody_else_may_look_into_it(tmp_path: Path) -> None:
+    BlockCache(tmp_path, LIMIT).put(b"x", 0)
+    (own,) = (path for path in tmp_path.iterdir())
+    assert own.stat().st_mode & 0o777 == 0o700

@@ -117,3 +117,15 @@ def test_closing_frees_everybody_who_waits() -> None:
             with pytest.raises(Closed):
                 future.result(PATIENCE_S)
     server.go.set()
+
+
+def test_a_get_that_trickles_is_sent_again_whatever_the_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hedging, "LONGEST_S", 0.2)
+    monkeypatch.setattr(hedging, "ALWAYS_ALLOWED", 0)
+    monkeypatch.setattr(hedging, "HEDGED_SHARE", 0.0)
+    server = Server(hedging.ENOUGH + 1)
+    gets = HedgedGets(server.get)
+    quick(gets)
+    assert gets.get("k", 0, 1) == b"k:0+1:22"
+    assert gets.hedges == 1
+    server.go.set()

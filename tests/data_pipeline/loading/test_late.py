@@ -31,6 +31,12 @@ class StalledStore:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
+    def get(self, key: str) -> bytes:
+        if key == self._key:
+            self.go.wait(PATIENCE_S)
+        data: bytes = self._store.get(key)
+        return data
+
     def get_range(self, key: str, start: int, length: int) -> bytes:
         if key == self._key:
             self.go.wait(PATIENCE_S)
@@ -110,3 +116,47 @@ def test_an_evaluation_that_is_late_says_so_too(
     batches = list(EvalLoader(dataset, RECIPE, rank=0, world=1, micro_batch=10, on_late=late))
     assert sum(int(batch.real.sum()) for batch in batches) == 61
     assert told[0]["object"] == f"{dataset.url}/{dataset.shards[1].name}"
+
+
+@pytest.fixture
+def stalled_index(make_set: Callable[..., Dataset]) -> Iterator[tuple[Dataset, StalledStore]]:
+    dataset = make_set(61)
+    store = StalledStore(dataset.store, dataset.shards[1].idx_name)
+    dataset.index_store = store  # type: ignore[assignment]
+    yield dataset, store
+    store.go.set()
+
+
+def test_a_step_that_waits_for_the_index_names_it(
+    stalled_index: tuple[Dataset, StalledStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "PATIENCE_S", 0.2)
+    dataset, store = stalled_index
+    told: list[dict[str, Any]] = []
+
+    def late(facts: dict[str, Any]) -> None:
+        told.append(facts)
+        store.go.set()
+
+    with open_loader(dataset, SMALL, on_late=late) as loader:
+        for _ in range(4):
+            next(loader)
+    assert told[0]["object"].endswith(dataset.shards[1].idx_name)
+
+
+def test_closing_does_not_wait_for_an_index_that_does_not_come(
+    stalled_index: tuple[Dataset, StalledStore],
+) -> None:
+    loader = open_loader(stalled_index[0], SMALL)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(loader.close).result(PATIENCE_S / 4)
+    assert not stalled_index[1].go.is_set()
+
+
+def test_leaving_an_evaluation_does_not_wait_for_the_store(stalled: tuple[Dataset, StalledStore]) -> None:
+    dataset, store = stalled
+    batches = iter(EvalLoader(dataset, RECIPE, rank=0, world=1, micro_batch=10))
+    next(batches)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(batches.close).result(PATIENCE_S / 4)  # type: ignore[attr-defined]
+    assert not store.go.is_set()

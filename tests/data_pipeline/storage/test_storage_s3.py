@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import socket
 import threading
+import time
 import traceback
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
-from data_pipeline.storage import AccessDenied, Store, StoreError, Unavailable, open_store
+from data_pipeline.storage import AccessDenied, Store, StoreError, Unavailable, open_store, s3_ranges
 from data_pipeline.storage.s3 import PART_BYTES
 from tests.data_pipeline.faulty_front import Fault, Front, serve
 
@@ -215,3 +218,34 @@ def _check_silent(error: BaseException, s3: Any) -> None:
     assert "\n" not in str(error)
     for secret in (s3.key_id, s3.secret):
         assert secret not in _everything(error)
+
+
+def test_kept_connections_that_died_do_not_use_up_the_patience(
+    store: Store, front: Front, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A way that forgot them drops all of them; the next try has a new one."""
+    monkeypatch.setattr(s3_ranges, "READ_TIMEOUT_S", 0.5)
+    store.put("k", b"0123456789")
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda n: store.get_range("k", n, 1), range(8)))
+    idle = store._client.ranges._idle  # type: ignore[attr-defined]
+    silent = [socket.socketpair() for _ in range(8)]
+    for n, (since, connection) in enumerate(list(idle)):
+        connection.close()
+        connection.sock = silent[n][0]
+        connection.sock.settimeout(0.5)
+        idle[n] = since, connection
+    began = time.monotonic()
+    assert store.get_range("k", 2, 3) == b"234"
+    assert store.retries == 1
+    assert time.monotonic() - began < 5
+    for pair in silent:
+        for end in pair:
+            end.close()
+
+
+def test_a_range_past_the_end_says_so(store: Store) -> None:
+    store.put("k", b"0123456789")
+    for start, length in ((8, 5), (20, 5)):
+        with pytest.raises(StoreError, match="shorter"):
+            store.get_range("k", start, length)
