@@ -27,7 +27,7 @@ def finished_facts(job: Job) -> dict[str, Any]:
         more = f"; and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
         raise BadDataset(
             f"{job.home.url} was packed, and is not what it was: {'; '.join(wrong[:NAMED])}{more}; put the files back, pack "
-            "again with `--overwrite`, or go on with what is there: `mixer verify --fix-index`"
+            "again with `--overwrite`, or go on with what is there: `mixer verify URL --fix-index`"
         )
     return facts
 
