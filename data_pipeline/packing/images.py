@@ -6,27 +6,17 @@ leaves the rest; `encode` writes every image in one format.
 
 from __future__ import annotations
 
-import errno
 import io
 import re
 import warnings
 from dataclasses import dataclass, replace
 
 from data_pipeline.decode import Pixels, Undecodable, decode_and_judge
-from data_pipeline.errors import AccessDenied, BadDataset, DataError, Unavailable
-from data_pipeline.packing.items import Item
+from data_pipeline.errors import BadDataset
+from data_pipeline.packing.items import Item, NoImage
 from data_pipeline.shards.format import IMAGE_EXTS
 
 JPEG_QUALITY = 95
-OF_THE_FILE = (
-    errno.ENOENT,
-    errno.EACCES,
-    errno.EISDIR,
-    errno.ENOTDIR,
-    errno.ENAMETOOLONG,
-    errno.EIO,
-    errno.ELOOP,
-)
 FORMATS = {
     "jpeg": ("jpg", 90),
     "webp": ("webp", 80),
@@ -58,7 +48,9 @@ class Encoding:
         kind = "png" if match and not match[1] else match[1].replace("jpg", "jpeg") if match else ""
         quality = int(match[2]) if match and match[2] else FORMATS.get(kind, ("", None))[1]
         if not match or (quality is not None and not 1 <= quality <= 100):
-            raise BadDataset(f"encode is {text!r}; jpeg:QUALITY, webp:QUALITY (1 to 100) or png are allowed")
+            raise BadDataset(
+                f"--encode is {text!r}; jpeg:QUALITY, webp:QUALITY (1 to 100) or png are allowed"
+            )
         return cls(kind, quality)
 
     def __str__(self) -> str:
@@ -102,22 +94,18 @@ class Broken:
 
 
 def ready(item: Item, change: Change) -> Ready | Broken:
-    """Raises Unavailable and AccessDenied: a store that does not answer, or lets nobody in, says nothing about the image."""
+    """Raises what its origin raises, but for NoImage: a source that is away, or lets nobody in, says nothing about the image."""
     try:
         data = item.read()
         pixels, sound = decode_and_judge(data)
-    except (Unavailable, AccessDenied):
-        raise
-    except OSError as error:
-        if error.errno not in OF_THE_FILE:
-            raise
-        return Broken(error.strerror or type(error).__name__)
-    except (Undecodable, DataError) as error:
+    except (Undecodable, NoImage) as error:
         return Broken(str(error))
     form, ext = _form(data)
     ext = item.ext if item.ext in IMAGE_EXTS else ext
     if not ext and change.encoding is None:
-        return Broken(f"its format is {form}; one of {', '.join(IMAGE_EXTS)} is needed: encode images anew")
+        return Broken(
+            f"its format is {form}; one of {', '.join(IMAGE_EXTS)} is needed: encode images anew (`--encode`)"
+        )
     changed = _changed(ext, data, pixels, form, change)
     return replace(changed, sound=sound or changed.data is not data)
 

@@ -16,14 +16,20 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from data_pipeline.errors import DataError
+
 UNKNOWN = -1  # the size of what was not asked for it
+
+
+class NoImage(DataError):
+    """There are no bytes of this one image, while the rest of its source is there; the message says why."""
 
 
 class Origin(Protocol):
     """Where bytes of images come from. Safe to use from several threads."""
 
     def read(self, name: str, offset: int, size: int) -> bytes:
-        """The bytes of one image. OSError or DataError saying why there are none."""
+        """The bytes of one image. Raises NoImage; any other error is about the source, and says nothing of the image."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,7 +107,7 @@ def find_finished(
     if note.sizes != shard.sizes:
         raise BadDataset(
             f"{place.url}/{shard.name} is packed, and images of it have another size now; "
-            "put the source back as it was, or overwrite what was begun"
+            "put the source back as it was, or begin again with `--overwrite`"
         )
     return Packed(scanned, note)
 

@@ -13,7 +13,7 @@ nothing. Same source, options and seed: the same bytes, at any number of threads
 
 from __future__ import annotations
 
-import json
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -24,9 +24,12 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.errors import BadDataset, StoreError
+from data_pipeline.packing.apart import check_apart
+from data_pipeline.packing.clearing import drop_notes
+from data_pipeline.packing.finished import finished_facts
 from data_pipeline.packing.images import Change, Encoding
 from data_pipeline.packing.notes import NOTES, Packed
-from data_pipeline.packing.place import Job, begin, check_apart, drop_notes
+from data_pipeline.packing.place import Job, begin
 from data_pipeline.packing.plan import PLAN, Options, Plan, PlannedSet
 from data_pipeline.packing.shards import Packer, Progress
 from data_pipeline.packing.sheet import SHEET, make_sheet
@@ -39,19 +42,21 @@ from data_pipeline.storage import Store, open_store
 SHARD_BYTES = 128 << 20
 MOST_UNSOUND = 10_000
 NAMED_BROKEN = 20
+MAX_SEED = 2**63 - 1
 NO_SHEET = "none"
 
 
 class BrokenImages(BadDataset):
-    """Images that do not decode: `broken` holds {"path", "why"} of each. The data set was not finished."""
+    """Images that cannot be used: `broken` holds {"path", "why"} of each. The data set was not finished."""
 
     def __init__(self, broken: list[dict[str, str]], images: int) -> None:
         self.broken = broken
         named = "; ".join(f"{one['path']}: {one['why']}" for one in broken[:NAMED_BROKEN])
         more = f"; and {len(broken) - NAMED_BROKEN} more" if len(broken) > NAMED_BROKEN else ""
         super().__init__(
-            f"{len(broken)} of {images} images do not decode: {named}{more}; mend them, or skip broken ones, "
-            "and pack again: shards without broken images are finished and stay"
+            f"{len(broken)} of {images} images cannot be used: {named}{more}; add `--skip-broken`, or mend them in place, and run the same "
+            "command again: shards without broken images are finished and stay (do not delete the broken ones: that "
+            "makes it another source)"
         )
 
 
@@ -71,7 +76,7 @@ def pack(
     labels: str | None = None,
     labels_base: int | None = None,
     classes: Sequence[str] | None = None,
-    shard_bytes: int | None = None,
+    shard_bytes: float | None = None,
     seed: int = 0,
     size: int | None = None,
     encode: str | None = None,
@@ -99,7 +104,7 @@ def pack(
     began = time.monotonic()
     encoding = Encoding.parse(encode) if encode else None
     home = open_store(dest)
-    check_apart(str(source), home)
+    check_apart(str(source), [home])
     found = open_source(source, _checked_size(size), Labelling(labels, labels_base, classes))
     change = Change(None if found.sized else size, encoding)
     how = _How(skip_broken, _checked_threads(threads), progress)
@@ -131,25 +136,29 @@ def _options(
     source: Source,
     seed: int,
     val_share: float | None,
-    shard_bytes: int | None,
+    shard_bytes: float | None,
     size: int | None,
     change: Change,
 ) -> Options:
+    if not 0 <= seed <= MAX_SEED:
+        raise BadDataset(f"--seed is {seed}; 0 to {MAX_SEED} are allowed")
+    if shard_bytes is not None and not 1 <= shard_bytes < math.inf:
+        raise BadDataset(f"--shard-mb is {shard_bytes / 1e6:g}; a number above 0 is needed")
     share = source.val_share if val_share is None else val_share
     if share is not None and not 0 < share < 1:
-        raise BadDataset(f"val_share is {share}; a number between 0 and 1 is allowed")
-    return Options(seed, share, shard_bytes or source.shard_bytes or SHARD_BYTES, size, change)
+        raise BadDataset(f"--val-share is {share}; a number between 0 and 1 is allowed")
+    return Options(seed, share, int(shard_bytes or 0) or source.shard_bytes or SHARD_BYTES, size, change)
 
 
 def _checked_size(size: int | None) -> int | None:
     if size is not None and size < 1:
-        raise BadDataset(f"size is {size}; 1 or more pixels are allowed")
+        raise BadDataset(f"--size is {size}; 1 or more pixels are allowed")
     return size
 
 
 def _checked_threads(threads: int | None) -> int:
     if threads is not None and threads < 1:
-        raise BadDataset(f"threads is {threads}; 1 or more are allowed")
+        raise BadDataset(f"--threads is {threads}; 1 or more are allowed")
     return threads or max(4, len(os.sched_getaffinity(0)))
 
 
@@ -177,13 +186,14 @@ def _finish(
         place.put(INDEX, dump_index(index))
     job.home.put(PLAN, job.plan.dump(finished=True))
     drop_notes(job.home)
-    return _with_urls(facts, job) | {"sheet": written}
+    found = _with_urls(facts, job)
+    return found | {"sheet": written, "remarks": [*found["remarks"], *job.remarks]}
 
 
 def _finished_before(job: Job) -> dict[str, Any]:
-    """The facts of a pack that is all there."""
+    """The facts of a pack that is all there. BadDataset where it is not any more."""
+    facts = _with_urls(finished_facts(job), job)
     drop_notes(job.home)  # it may have been killed while they were dropped
-    facts = _with_urls(json.loads(job.home.get(SUMMARY)), job)
     facts["remarks"].append("it was packed before, from the same source and with the same options")
     return facts | {"sheet": f"{job.home.url}/{SHEET}" if job.home.head(SHEET) else None}
 

@@ -27,6 +27,7 @@ PLAN = "pack.json"
 FORMAT = 1
 FINISHED = "finished"
 OVERHEAD_BYTES = 1792  # of a sample: two headers, the block of its label, half a block of padding
+FOLDERS = {"data": "", "train": "train", "val": "val"}  # where each set goes, by its name
 USUAL_BYTES = 110_000  # of an image of which nothing is known
 SAMPLED = 32  # images whose stored size is tried out where it is not known
 Numbers = npt.NDArray[np.int64]
@@ -51,6 +52,11 @@ class Options:
             "size": self.size,
             "encode": None if encoding is None else str(encoding),
         }
+
+
+def shard_name(name: str, number: int) -> str:
+    """What shard `number` of the set `name` is called."""
+    return f"{name}-{number:06d}.tar"
 
 
 @dataclass(frozen=True)
@@ -80,7 +86,7 @@ class PlannedSet:
         for n, (first, end) in enumerate(zip(self.cuts, self.cuts[1:], strict=False)):
             numbers = self.order[first:end]
             sizes = hashlib.sha256(self.sizes[numbers].tobytes()).hexdigest()
-            yield PlannedShard(f"{self.name}-{n:06d}.tar", first, numbers, sizes)
+            yield PlannedShard(shard_name(self.name, n), first, numbers, sizes)
 
 
 @dataclass(frozen=True)
@@ -148,7 +154,7 @@ def split(labels: npt.NDArray[np.int32], share: float, seed: int) -> tuple[Numbe
     draw = np.random.Generator(np.random.Philox(key=[seed, 2**63])).permutation(count)
     wanted = int(np.ceil(count * share))
     if not 0 < wanted < count:
-        raise BadDataset(f"{count} images cannot be split with val_share {share}: a part would be empty")
+        raise BadDataset(f"{count} images cannot be split with `--val-share {share}`: a part would be empty")
     _, counts = np.unique(labels, return_counts=True)
     quota = counts * (wanted / count)
     take = np.floor(quota).astype(int)

@@ -108,16 +108,16 @@ class Packer:
         """Once an image is broken and that is not to be skipped, the rest is only proven."""
         from webdataset import TarWriter  # imports torch
 
-        note, writer = Note(shard.sizes), TarWriter(file, encoder=False, mtime=MTIME)
-        for key, (number, one) in enumerate(self._in_order(shard, pool), start=shard.first):
-            if isinstance(one, Broken):
-                note.broken.append((number, shown(self.items[number].name), one.why))
-            elif not note.broken or self.skip_broken:
-                note.count(one)
-                labels = self.items[number].labels
-                writer.write({"__key__": f"{key:09d}", one.ext: one.data, self.rule.ext: self._label(labels)})
-            self._tell(1)
-        writer.close()
+        note = Note(shard.sizes)
+        with TarWriter(file, encoder=False, mtime=MTIME) as writer:
+            for key, (number, one) in enumerate(self._in_order(shard, pool), start=shard.first):
+                if isinstance(one, Broken):
+                    note.broken.append((number, shown(self.items[number].name), one.why))
+                elif not note.broken or self.skip_broken:
+                    note.count(one)
+                    label = self._label(self.items[number].labels)
+                    writer.write({"__key__": f"{key:09d}", one.ext: one.data, self.rule.ext: label})
+                self._tell(1)
         return note
 
     def _in_order(

@@ -1,8 +1,8 @@
 """Images behind http:// and https:// urls, fetched whole.
 
 What may pass (no connection, 429, 5xx, a body that breaks off) is asked for again, a few times, with growing pauses. What
-stays wrong is an error that says so; whether that ends a pack or leaves the image out is for the caller to say. Proxies
-come from the usual variables (HTTPS_PROXY, NO_PROXY). Urls may hold passwords and signatures: `shown` leaves them out.
+does not pass is Unavailable: it says nothing about the image. What a server says of one image (404, 410, 403, ...) is NotFetched.
+Proxies come from the usual variables (HTTPS_PROXY, NO_PROXY). Urls may hold passwords and signatures: `shown` leaves them out.
 """
 
 from __future__ import annotations
@@ -12,16 +12,17 @@ import time
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-from data_pipeline.errors import DataError
+from data_pipeline.errors import Unavailable
+from data_pipeline.packing.items import NoImage
 
 PAUSES_S = (0.5, 1.0, 2.0, 4.0)
 CONNECT_S, READ_S = 10.0, 30.0
 LARGEST_BYTES = 256 << 20
 CHUNK_BYTES = 1 << 18
-PASSING = {408, 425, 429, 500, 502, 503, 504}
+PASSING = {408, 425, 429, *range(500, 600)}
 
 
-class NotFetched(DataError):
+class NotFetched(NoImage):
     """The server did not give the image; the message says what it said."""
 
 
@@ -49,13 +50,16 @@ class Web:
         self._local = threading.local()
 
     def get(self, url: str) -> bytes:
-        """The body. Raises NotFetched."""
+        """The body. Raises NotFetched; Unavailable where no server gave a proper answer."""
         for pause in (*self._pauses_s, None):
             try:
                 return self._ask(url)
             except _Again as error:
                 if pause is None:
-                    raise NotFetched(f"{error}, {len(self._pauses_s) + 1} times") from None
+                    raise Unavailable(
+                        f"{shown(url)}: {error}, {len(self._pauses_s) + 1} times; the same command goes on later; "
+                        "if it is gone for good, take its urls out of the table and begin again with `--overwrite`"
+                    ) from None
                 time.sleep(pause)
         raise AssertionError
 

@@ -43,7 +43,7 @@ def test_broken_images_are_all_named_and_it_ends_with_2(tmp_path: Path, class_fo
     assert (failed.returncode, failed.stdout) == (2, "")
     *lines, last = failed.stderr.splitlines()
     assert sorted(line.partition(":")[0] for line in lines) == sorted(f"n02/n02_{n}.JPEG" for n in range(20))
-    assert "20 of 60 images do not decode" in last
+    assert "20 of 60 images cannot be used" in last
     facts = json.loads(mixer(class_folders, tmp_path / "out", "--json", "--skip-broken").stdout)
     assert (facts["sets"][0]["samples"], len(facts["skipped"])) == (40, 20)
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from data_pipeline.decode import decode
-from data_pipeline.errors import AccessDenied, BadDataset, Unavailable
+from data_pipeline.errors import AccessDenied, BadDataset, StoreError, Unavailable
 from data_pipeline.packing.images import Broken, Change, Encoding, Ready, ready
 from data_pipeline.packing.items import Item
 from data_pipeline.packing.origins import Memory
@@ -95,9 +95,11 @@ class Failing:
 
 
 @pytest.mark.parametrize(
-    "error", [Unavailable("down"), AccessDenied("no"), OSError(24, "too many open files")]
+    "error",
+    [Unavailable("down"), AccessDenied("no"), StoreError("shorter"), OSError(24, "too many open files")],
+    ids=str,
 )
-def test_a_store_that_does_not_answer_is_no_broken_image(error: Exception) -> None:
+def test_an_error_of_the_source_is_no_broken_image(error: Exception) -> None:
     with pytest.raises(type(error)):
         ready(Item("x.jpg", (0,), 1, Failing(error), 0), Change())
 

@@ -147,7 +147,7 @@ def test_broken_images_are_named_or_listed(tmp_path: Path, folder: Path) -> None
     (folder / "bee/3.png").write_bytes(whole[: len(whole) // 2])
     (folder / "cow/0.png").write_bytes(b"")
     with pytest.raises(
-        BrokenImages, match=r"2 of 18 images do not decode: bee/3\.png: .*cow/0\.png"
+        BrokenImages, match=r"2 of 18 images cannot be used: bee/3\.png: .*cow/0\.png"
     ) as caught:
         pack(folder, str(tmp_path / "out"))
     assert "\n" not in str(caught.value)
@@ -247,7 +247,7 @@ def test_sources_that_cannot_be_meant(tmp_path: Path, folder: Path) -> None:
     for name, message in cases.items():
         with pytest.raises(BadDataset, match=message):
             pack(tmp_path / name, str(tmp_path / "out"))
-    with pytest.raises(BadDataset, match="val_share"):
+    with pytest.raises(BadDataset, match="--val-share"):
         pack(folder, str(tmp_path / "out"), val_share=1.5)
     with pytest.raises(BadDataset, match="size is 0"):
         pack(folder, str(tmp_path / "out"), size=0)
@@ -284,6 +284,6 @@ def test_what_lies_beside_is_left_alone_by_overwrite(tmp_path: Path, folder: Pat
     pack(folder, str(tmp_path / "out"), seed=3, overwrite=True)
     assert verify(str(tmp_path / "out/train")).ok
     assert (tmp_path / "out/keep.txt").exists()
-    with pytest.raises(BadDataset, match="val_share"):
+    with pytest.raises(BadDataset, match="--val-share"):
         pack(folder, str(tmp_path / "out"), val_share=2.0, overwrite=True)
     assert verify(str(tmp_path / "out")).ok

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import pytest
 
-from data_pipeline.errors import BadDataset
+from data_pipeline.errors import BadDataset, Unavailable
 from data_pipeline.packing.pack import BrokenImages, pack
 from data_pipeline.packing.tables import rows
 from data_pipeline.packing.web import Web
@@ -98,7 +98,7 @@ def test_paths_are_relative_to_a_table_in_the_store(store_url: str) -> None:
         ("t.jsonl", '{"path": "a", "label": 1}\n{"path"\n', "line 2"),
         ("t.jsonl", '{"path": "a", "label": 1}\n{"path": "b", "label": {"x": 1}}\n', "line 2"),
         ("t.parquet", "PAR1", "is no Parquet file"),
-        ("t.csv", "path,label\na,1\nb,x\nc,1.5\n", "no image|do not decode"),
+        ("t.csv", "path,label\na,1\nb,x\nc,1.5\n", "no image|cannot be used"),
     ],
 )
 def test_tables_that_cannot_be_meant(tmp_path: Path, name: str, text: str, message: str) -> None:
@@ -125,6 +125,7 @@ class Pictures(BaseHTTPRequestHandler):
     """Serves picture n at /n.jpg; the first answers for some paths are faults."""
 
     asked: ClassVar[Counter[str]] = Counter()
+    most: ClassVar[int] = 10**6  # images that it serves before it answers 503
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
@@ -132,8 +133,9 @@ class Pictures(BaseHTTPRequestHandler):
         self.asked[path] += 1
         first = self.asked[path] < 3
         number = int(path.strip("/").partition(".")[0])
-        if path.endswith(".gone") or (first and path.endswith(".busy.jpg")):
-            self.send_response(503 if first and "busy" in path else 404)
+        away = self.asked.total() > self.most
+        if away or path.endswith(".gone") or (first and path.endswith(".busy.jpg")):
+            self.send_response(503 if away or (first and "busy" in path) else 404)
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
@@ -154,7 +156,7 @@ def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The url of a server of pictures."""
     monkeypatch.setattr(Web.__init__, "__defaults__", ((0.01, 0.01, 0.01),))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    Pictures.asked = Counter()
+    Pictures.asked, Pictures.most = Counter(), 10**6
     with ThreadingHTTPServer(("127.0.0.1", 0), Pictures) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
@@ -174,19 +176,30 @@ def test_urls_are_fetched_and_what_passes_is_asked_again(tmp_path: Path, web: st
 
 def test_a_url_that_is_gone_is_named_without_its_secrets(tmp_path: Path, web: str) -> None:
     secret = web.replace("//", "//user:hunter2@") + "/9.gone?signature=hunter3"
-    nobody = "http://127.0.0.1:9/x.jpg"
-    table = write_table(
-        tmp_path / "t.csv", {f"{web}/0.jpg": ["x"], secret: ["x"], nobody: ["x"]}, place="url"
-    )
+    table = write_table(tmp_path / "t.csv", {f"{web}/0.jpg": ["x"], secret: ["x"]}, place="url")
     with pytest.raises(BrokenImages) as caught:
         pack(table, str(tmp_path / "out"))
-    whys = {one["path"]: one["why"] for one in caught.value.broken}
-    assert whys == {
-        f"{web}/9.gone": "the server answers 404",
-        nobody: "ConnectionError at 127.0.0.1, 4 times",
-    }
+    assert caught.value.broken == [{"path": f"{web}/9.gone", "why": "the server answers 404"}]
     assert "hunter" not in str(caught.value)
     facts = pack(table, str(tmp_path / "out"), skip_broken=True)
-    assert len(facts["skipped"]) == 2
+    assert len(facts["skipped"]) == 1
     for path in (tmp_path / "out").iterdir():
         assert b"hunter" not in path.read_bytes()
+
+
+def test_a_server_that_is_away_is_no_broken_image(tmp_path: Path, web: str) -> None:
+    Pictures.most = 30
+    names = {f"{web}/{n}.jpg?signature=hunter3": ["x"] for n in range(60)}
+    table = write_table(tmp_path / "t.csv", names, place="url")
+    options = {"skip_broken": True, "shard_bytes": 9_000, "threads": 2}
+    with pytest.raises(
+        Unavailable, match=r"/\d+\.jpg: the server answers 503, 4 times; .* goes on later"
+    ) as caught:
+        pack(table, str(tmp_path / "out"), **options)
+    assert "hunter" not in str(caught.value)
+    assert not (tmp_path / "out/index.json").exists()
+    Pictures.most = 10**6
+    assert pack(table, str(tmp_path / "out"), **options)["skipped"] == []
+    nobody = write_table(tmp_path / "n.csv", {"http://127.0.0.1:9/x.jpg": ["x"]}, place="url")
+    with pytest.raises(Unavailable, match=r"127\.0\.0\.1:9/x\.jpg: ConnectionError at 127\.0\.0\.1, 4 times"):
+        pack(nobody, str(tmp_path / "none"), skip_broken=True)
