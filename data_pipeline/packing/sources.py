@@ -197,10 +197,10 @@ def _folder(store: Store, said: Labelling) -> Source:
     infos = list(store.list())
     tars = [info for info in infos if "/" not in info.key and is_tar(info.key)]
     chosen, ignored = choose([info.key for info in infos], bool(said.file))
-    in_folders = [infos[number].key for number in chosen if "/" in infos[number].key]
-    if tars and in_folders:
+    in_folder = next((infos[number].key for number in chosen if "/" in infos[number].key), None)
+    if tars and in_folder:
         raise BadDataset(
-            f"{store.url} holds both class tars ({tars[0].key}) and folders of images ({in_folders[0].rpartition('/')[0]}/): "
+            f"{store.url} holds both class tars ({tars[0].key}) and folders of images ({in_folder.rpartition('/')[0]}/): "
             "move the tars, or the folders, to a place of their own"
         )
     if tars:
