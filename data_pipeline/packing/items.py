@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import hashlib
+import posixpath
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -77,12 +78,14 @@ class Items(Sequence[Item]):
     def __len__(self) -> int:
         return len(self._sizes)
 
-    def __getitem__(self, number: Any) -> Any:
+    def _name(self, number: int) -> str:
         name = self._names[self._name_ends[number] : self._name_ends[number + 1]]
+        return name.decode("utf-8", "surrogateescape")
+
+    def __getitem__(self, number: Any) -> Any:
         labels = self._labels[self._label_ends[number] : self._label_ends[number + 1]]
         origin = self._origins[self._places[number]]
-        text = name.decode("utf-8", "surrogateescape")
-        return Item(text, tuple(labels), self._sizes[number], origin, self._offsets[number])
+        return Item(self._name(number), tuple(labels), self._sizes[number], origin, self._offsets[number])
 
     @property
     def sizes(self) -> npt.NDArray[np.int64]:
@@ -102,6 +105,15 @@ class Items(Sequence[Item]):
         found, counts = np.unique(labels, return_counts=True)
         return dict(zip(found.tolist(), counts.tolist(), strict=True))
 
+    def repeated(self) -> dict[str, list[int]]:
+        """Names that come more than once, with the numbers of their images. Of a path every way to write it counts."""
+        hashes = np.fromiter((hash(_plain(self._name(n))) for n in range(len(self))), np.int64)
+        _, places, counts = np.unique(hashes, return_inverse=True, return_counts=True)
+        found: dict[str, list[int]] = {}
+        for number in np.flatnonzero(counts[places] > 1).tolist():
+            found.setdefault(_plain(self._name(number)), []).append(number)
+        return {name: numbers for name, numbers in found.items() if len(numbers) > 1}
+
     def fingerprint(self) -> str:
         """SHA-256, in hex, over names and labels in order."""
         columns = (self._names, self._name_ends, self._labels, self._label_ends)
@@ -110,3 +122,7 @@ class Items(Sequence[Item]):
     def relabel(self, numbers: Sequence[int]) -> None:
         """Label n becomes numbers[n]."""
         self._labels = array("i", np.array(numbers, np.int32)[np.array(self._labels, np.int64)].tobytes())
+
+
+def _plain(name: str) -> str:
+    return name if "://" in name or not ("./" in name or "//" in name) else posixpath.normpath(name)

@@ -147,6 +147,8 @@ def _options(
     share = source.val_share if val_share is None else val_share
     if share is not None and not 0 < share < 1:
         raise BadDataset(f"--val-share is {share}; a number between 0 and 1 is allowed")
+    if share is not None:
+        source.check_split()
     return Options(seed, share, int(shard_bytes or 0) or source.shard_bytes or SHARD_BYTES, size, change)
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from data_pipeline.decode import decode
+from data_pipeline.errors import StoreError
 from data_pipeline.packing.items import Items
 from data_pipeline.packing.notes import Packed
 from data_pipeline.packing.plan import PlannedSet
@@ -48,7 +49,23 @@ def make_sheet(
     classes: Sequence[str] | None,
     seed: int,
 ) -> bytes:
-    """The PNG of a set whose shards are all in `place`."""
+    """The PNG of a set whose shards are all in `place`. StoreError; what else goes wrong ends no pack: the picture says it."""
+    try:
+        return _sheet(place, planned, packed, items, classes, seed)
+    except StoreError:
+        raise
+    except Exception as error:
+        return _not_drawn(error)
+
+
+def _sheet(
+    place: Store,
+    planned: PlannedSet,
+    packed: Sequence[Packed],
+    items: Items,
+    classes: Sequence[str] | None,
+    seed: int,
+) -> bytes:
     broken = np.array([number for one in packed for number, _, _ in one.note.broken], np.int64)
     good = np.setdiff1d(planned.order, broken)
     labels = items.first_labels[good]
@@ -64,6 +81,22 @@ def make_sheet(
     title = f"{_counted(len(good), 'image')}, {_counted(kinds, 'class')}"
     part = "" if seen == kinds else f" from {_counted(seen, 'class')}"
     return draw(title, f"{len(cells)} of them{part}, drawn with seed {seed}", cells)
+
+
+def _not_drawn(error: Exception) -> bytes:
+    """A picture with the reason, and without anything that could go wrong."""
+    page = Image.new("RGB", (BOX * COLUMNS, 2 * MARGIN + TITLE), PAPER)
+    what = f"{type(error).__name__}: {error}".encode("ascii", "backslashreplace").decode().partition("\n")[0]
+    ImageDraw.Draw(page).text((MARGIN, MARGIN), f"The contact sheet could not be drawn: {what}", INK)
+    out = io.BytesIO()
+    page.save(out, "PNG")
+    return out.getvalue()
+
+
+def as_file(sheet: str) -> str:
+    """Where a sheet goes that is asked for at `sheet`: a file, or a folder (it is there, or ends with a slash)."""
+    is_folder = sheet.endswith("/") or ("://" not in sheet and Path(sheet).expanduser().is_dir())
+    return f"{sheet.rstrip('/')}/{SHEET}" if is_folder else sheet
 
 
 def _counted(count: int, what: str) -> str:

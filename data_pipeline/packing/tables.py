@@ -1,6 +1,6 @@
 """Tables of images: CSV, JSONL or Parquet with a column `path` (or `url`) and a column `label` (or `labels`).
 
-A row is (name, labels). `labels` may hold several: a list, or in CSV a JSON list or words joined by `;`. Paths are
+A row is (name, labels, where: "line 4"). `labels` may hold several: a list, or in CSV a JSON list or words joined by `;`. Paths are
 relative to the table.
 """
 
@@ -9,17 +9,25 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from data_pipeline.errors import BadDataset
 from data_pipeline.storage import open_store
 
 PLACES, LABELS = ("path", "url"), ("label", "labels")
 BATCH_ROWS = 8192
-Row = tuple[str, list[str]]
+Row = tuple[str, list[str], str]
+NO_NAME = re.compile(
+    "[\0\ud800-\udc7f\udd00-\udfff]"
+)  # \udc80 to \udcff are bytes of a file name that is not UTF-8
+
+
+T = TypeVar("T")
+Numbered = Iterator[tuple[int, T]]
 
 
 def is_table(url: str) -> bool:
@@ -51,18 +59,26 @@ def rows(url: str) -> tuple[bool, Iterator[Row]]:
     columns, found = reader(url)
     place, label = _columns(columns, url)
     unit = "row" if kind == "parquet" else "line"
-    return label == "labels", (_row(cells, place, label, f"{url}, {unit} {n}") for n, cells in found)
+    return label == "labels", (_row(cells, place, label, url, f"{unit} {n}") for n, cells in found)
 
 
-Numbered = Iterator[tuple[int, dict[str, Any]]]
+def csv_lines(url: str) -> Numbered[list[str]]:
+    """Lines of a CSV file, with the number of each. Raises BadDataset naming the line."""
+    reader = csv.reader(io.StringIO(read_text(url), newline=""))
+    try:
+        for row in reader:
+            yield reader.line_num, row
+    except csv.Error as error:
+        raise BadDataset(f"{url}, line {reader.line_num}: {error}") from None
 
 
-def _csv(url: str) -> tuple[Sequence[str], Numbered]:
-    reader = csv.DictReader(io.StringIO(read_text(url), newline=""))
-    return reader.fieldnames or (), ((reader.line_num, row) for row in reader)
+def _csv(url: str) -> tuple[Sequence[str], Numbered[dict[str, Any]]]:
+    lines = ((number, row) for number, row in csv_lines(url) if row)
+    _, columns = next(lines, (0, list[str]()))
+    return columns, ((number, dict(zip(columns, row, strict=False))) for number, row in lines)
 
 
-def _jsonl(url: str) -> tuple[Sequence[str], Numbered]:
+def _jsonl(url: str) -> tuple[Sequence[str], Numbered[dict[str, Any]]]:
     lines = ((n, line) for n, line in enumerate(io.StringIO(read_text(url)), start=1) if line.strip())
     found = ((n, _object(line, f"{url}, line {n}")) for n, line in lines)
     first = next(found, None)
@@ -74,31 +90,40 @@ def _jsonl(url: str) -> tuple[Sequence[str], Numbered]:
 def _object(line: str, where: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         row = None
     if not isinstance(row, dict):
         raise BadDataset(f'{where}: {{"path": ..., "label": ...}} is needed')
     return row
 
 
-def _parquet(url: str) -> tuple[Sequence[str], Numbered]:
+def _parquet(url: str) -> tuple[Sequence[str], Numbered[dict[str, Any]]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         file = pq.ParquetFile(pa.BufferReader(read_bytes(url)))
-    except pa.ArrowException as error:
-        raise BadDataset(f"{url} is no Parquet file ({str(error).splitlines()[0]})") from None
+    except (pa.ArrowException, OSError) as error:
+        raise BadDataset(f"{url} is no Parquet file ({_first_line(error)})") from None
     columns = [name for name in file.schema_arrow.names if name in PLACES + LABELS]
 
-    def batches() -> Numbered:
+    def batches() -> Numbered[dict[str, Any]]:
         number = 0
-        for batch in file.iter_batches(BATCH_ROWS, columns=columns):
-            for row in batch.to_pylist():
-                number += 1
-                yield number, row
+        try:
+            for batch in file.iter_batches(BATCH_ROWS, columns=columns):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield number, row
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            raise BadDataset(
+                f"{url} is damaged behind row {number} ({_first_line(error)}); write it again"
+            ) from None
 
     return file.schema_arrow.names, batches()
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _columns(columns: Sequence[str], url: str) -> tuple[str, str]:
@@ -111,13 +136,15 @@ def _columns(columns: Sequence[str], url: str) -> tuple[str, str]:
     return places[0], labels[0]
 
 
-def _row(cells: dict[str, Any], place: str, label: str, where: str) -> Row:
-    name, value = cells.get(place), cells.get(label)
+def _row(cells: dict[str, Any], place: str, label: str, url: str, line: str) -> Row:
+    name, value, where = cells.get(place), cells.get(label), f"{url}, {line}"
     values = _several(value, where) if label == "labels" else [value]
     words = [_word(one) for one in values]
     if not isinstance(name, str) or not name or not words or not all(words):
         raise BadDataset(f"{where}: {place} is {name!r} and {label} is {value!r}; both are needed")
-    return name, list(dict.fromkeys(words))
+    if NO_NAME.search(name):
+        raise BadDataset(f"{where}: {place} is {name!r}; that cannot be the name of a file")
+    return name, list(dict.fromkeys(words)), line
 
 
 def _several(value: Any, where: str) -> Sequence[Any]:
@@ -126,7 +153,7 @@ def _several(value: Any, where: str) -> Sequence[Any]:
             return value.split(";")
         try:
             value = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise BadDataset(f"{where}: labels is {value!r}; that is no JSON list") from None
     return value if isinstance(value, list) else [value]
 

@@ -22,8 +22,8 @@ MAX_LABEL = 999_999_999
 MAX_LABELS = 1000  # of one sample
 LONGEST_NAME = 200  # characters; longer text is a caption, not a class
 JSON = "json"
+OTHER_NUMBER = re.compile(r"[-+]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][-+]?[0-9]+)?")
 _NUMBER = re.compile(r"[0-9]{1,9}")
-_OTHER_NUMBER = re.compile(r"[-+]?[0-9]*[.]?[0-9]+(e[-+]?[0-9]+)?")
 _RULE = re.compile(r"[a-z0-9_.-]+")
 _SHOWN = 40
 
@@ -124,7 +124,7 @@ def _label(value: Any) -> int | str:
         text = value.strip()
         if _NUMBER.fullmatch(text):
             return int(text)
-        if 0 < len(text) <= LONGEST_NAME and text.isprintable() and not _OTHER_NUMBER.fullmatch(text):
+        if 0 < len(text) <= LONGEST_NAME and text.isprintable() and not OTHER_NUMBER.fullmatch(text):
             return text
     elif isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_LABEL:
         return value

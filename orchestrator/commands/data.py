@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -60,10 +59,12 @@ def pack(
     ] = None,
     sheet: Annotated[
         str | None,
-        typer.Option(metavar="PATH|none", help="where the contact sheet goes; else DEST/contact-sheet.png"),
+        typer.Option(
+            metavar="PATH|none", help="file or folder for the contact sheet; else DEST/contact-sheet.png"
+        ),
     ] = None,
     skip_broken: Annotated[
-        bool, typer.Option("--skip-broken", help="leave out images that do not decode, and list them")
+        bool, typer.Option("--skip-broken", help="leave out images that cannot be used, and list them")
     ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="replace shards that lie in DEST, and begin again")
@@ -74,8 +75,9 @@ def pack(
     from data_pipeline.packing.classes import read_classes
     from data_pipeline.packing.pack import BrokenImages
     from data_pipeline.packing.pack import pack as run_pack
+    from data_pipeline.packing.sheet import as_file
 
-    shard_bytes = int(shard_mb * 1e6) if shard_mb else None
+    shard_bytes = None if shard_mb is None else shard_mb * 1e6
     names = read_classes(classes) if classes else None
     options: dict[str, Any] = {
         "labels": labels,
@@ -84,7 +86,11 @@ def pack(
         "val_share": val_share,
     }
     options |= {"size": size, "encode": encode, "shard_bytes": shard_bytes, "seed": seed, "threads": threads}
-    options |= {"skip_broken": skip_broken, "overwrite": overwrite, "sheet": sheet}
+    options |= {
+        "skip_broken": skip_broken,
+        "overwrite": overwrite,
+        "sheet": as_file(sheet) if sheet else None,
+    }
     try:
         with bar("packing", as_json) as progress:
             facts = run_pack(source, dest, **options, progress=progress)
@@ -117,16 +123,20 @@ def index(
         typer.Option(help="the member that holds the label: cls, txt, json, json:key.path; else found out"),
     ] = None,
     classes: Annotated[
-        Path | None,
-        typer.Option(help="a file with the name of a class in each line, in the order of numbers"),
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="names of the classes, one a line, in the order of their numbers; or the index.json of another set",
+        ),
     ] = None,
     threads: Annotated[int, typer.Option(min=1, max=256, help="shards read at a time")] = 16,
     as_json: Json = False,
 ) -> None:
     """Index shards that somebody else wrote. Again: reads only what is new."""
+    from data_pipeline.packing.classes import read_classes
     from data_pipeline.shards.build import index_shards
 
-    names = None if classes is None else _class_names(classes)
+    names = read_classes(classes) if classes else None
     with shard_bar("indexing", as_json) as progress:
         done = index_shards(urls, progress, out=to, label=label, classes=names, threads=threads)
     facts = done.to_json()
@@ -200,21 +210,6 @@ def _changed(old: str | None, new: str) -> str:
     if old == new:
         return f"The digest is still {new[:12]}"
     return f"The digest was {str(old)[:12]} and is {new[:12]}: runs that were started on the old one will refuse this data set"
-
-
-def _class_names(path: Path) -> list[str]:
-    try:
-        names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {error}; give a text file with one class a line") from None
-    while names and not names[-1]:
-        names.pop()
-    if not names or not all(names):
-        line = names.index("") + 1 if names else 1
-        raise UserError(
-            f"line {line} of {path} is empty; give one name of a class a line, in the order of numbers"
-        )
-    return names
 
 
 def _class_count(classes: list[str] | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -235,14 +236,14 @@ def test_label_files_that_cannot_be_meant(tmp_path: Path, content: str, message:
 
 def test_sources_that_cannot_be_meant(tmp_path: Path, folder: Path) -> None:
     (tmp_path / "l.jsonl").write_text('{"path": "a.jpg"}\n')
-    (tmp_path / "both/train/ant").mkdir(parents=True)
-    (tmp_path / "both/val/ant").mkdir(parents=True)
+    for part in ("train", "val"):
+        shutil.copytree(folder / "ant", tmp_path / "both" / part / "ant")
     (tmp_path / "flat").mkdir()
     cases = {
         "l.jsonl": "columns path .* and label",
         "both": "by itself",
         "flat": "no sub-folders",
-        "nowhere": "cannot pack",
+        "nowhere": "there is no .*nowhere",
     }
     for name, message in cases.items():
         with pytest.raises(BadDataset, match=message):

@@ -13,6 +13,7 @@ from PIL import Image
 from data_pipeline.decode import decode
 from data_pipeline.packing import sheet
 from data_pipeline.packing.pack import pack
+from data_pipeline.shards.dataset import Dataset
 from data_pipeline.storage import open_store
 
 COLOURS = {"red": (200, 30, 30), "green": (30, 160, 30), "blue": (30, 30, 200)}
@@ -72,6 +73,22 @@ def test_the_sheet_goes_where_it_is_asked_to_or_nowhere(
     pack(colours, f"{store_url}/c", skip_broken=True)
     keys = {info.key for info in open_store(store_url).list() if info.key.endswith(".png")}
     assert keys == {"c/contact-sheet.png"}
+
+
+def test_a_sheet_that_cannot_be_drawn_ends_no_pack(
+    tmp_path: Path, colours: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sheet, "draw", lambda *_: sheet.Font.no_such)
+    pack(colours, str(tmp_path / "out"), skip_broken=True)
+    assert Dataset.open(str(tmp_path / "out")).samples == 23
+    assert decode((tmp_path / "out/contact-sheet.png").read_bytes()).ndim == 3
+
+
+def test_a_sheet_may_be_asked_for_in_a_folder(tmp_path: Path) -> None:
+    assert sheet.as_file("sheets/") == "sheets/contact-sheet.png"
+    assert sheet.as_file("s3://bucket/a/") == "s3://bucket/a/contact-sheet.png"
+    assert sheet.as_file(str(tmp_path)) == f"{tmp_path}/contact-sheet.png"
+    assert sheet.as_file(str(tmp_path / "a.png")) == str(tmp_path / "a.png")
 
 
 def test_of_many_classes_as_many_as_fit_are_drawn_by_the_seed() -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from data_pipeline.errors import BadDataset, Unavailable
 from data_pipeline.packing.pack import BrokenImages, pack
+from data_pipeline.packing.sources import open_source
 from data_pipeline.packing.tables import rows
 from data_pipeline.packing.web import Web
 from data_pipeline.shards.dataset import Dataset, build_index
@@ -98,7 +99,16 @@ def test_paths_are_relative_to_a_table_in_the_store(store_url: str) -> None:
         ("t.jsonl", '{"path": "a", "label": 1}\n{"path"\n', "line 2"),
         ("t.jsonl", '{"path": "a", "label": 1}\n{"path": "b", "label": {"x": 1}}\n', "line 2"),
         ("t.parquet", "PAR1", "is no Parquet file"),
-        ("t.csv", "path,label\na,1\nb,x\nc,1.5\n", "no image|cannot be used"),
+        ("t.csv", "path,label\na,1\nb,x\nc,1.5\n", r"the label '1\.5' \(line 4\) is no class number"),
+        ("t.csv", "path,label\na,27\nb,27a\n", r"numbers \('27', line 2\) and words \('27a', line 3\)"),
+        ("t.jsonl", '{"path": "a", "label": "-1"}\n', r"the label '-1' \(line 1\) is no class number"),
+        ("t.csv", "path,label\na,0.0\nb,1.0\n", r"the label '0\.0' \(line 2\) is no class number"),
+        ("t.csv", f"path,label\na,1\nb,{'x' * 200_000}\n", "line 3: field larger"),
+        ("t.csv", "path,label\na\0b,1\n", "line 2: path is .*cannot be the name of a file"),
+        ("t.jsonl", '{"path": "a\\ud800", "label": 1}\n', "line 1: path is .*cannot be the name of a file"),
+        ("t.jsonl", '{"path": "a", "label": "x\\ud800"}\n', "cannot be the name of a class"),
+        ("t.csv", f"path,label\na,{'x' * 201}\n", "cannot be the name of a class"),
+        ("t.csv", "path,label\na.jpg,1\n./a.jpg,2\n", "lists 'a.jpg' 2 times, with different labels"),
     ],
 )
 def test_tables_that_cannot_be_meant(tmp_path: Path, name: str, text: str, message: str) -> None:
@@ -110,15 +120,49 @@ def test_tables_that_cannot_be_meant(tmp_path: Path, name: str, text: str, messa
 def test_a_csv_cell_may_hold_line_breaks_and_the_line_is_still_named(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text('path,label,caption\na.jpg,1,"two\nlines"\n,2,x\n')
     _, found = rows(str(tmp_path / "t.csv"))
-    assert next(found) == ("a.jpg", ["1"])
+    assert next(found) == ("a.jpg", ["1"], "line 3")
     with pytest.raises(BadDataset, match="line 4"):
         next(found)
 
 
 def test_a_line_of_json_ends_only_where_the_line_ends(tmp_path: Path) -> None:
+    row = "a\u2028b.jpg", ["x\x85y"]
     line = json.dumps({"path": "a\u2028b.jpg", "label": "x\x85y"}, ensure_ascii=False)
     (tmp_path / "t.jsonl").write_text(f"\n{line}\r\n{line}\n", newline="")
-    assert list(rows(str(tmp_path / "t.jsonl"))[1]) == [("a\u2028b.jpg", ["x\x85y"])] * 2
+    assert list(rows(str(tmp_path / "t.jsonl"))[1]) == [(*row, "line 2"), (*row, "line 3")]
+
+
+def test_numbers_that_are_listed_as_names_are_names(tmp_path: Path) -> None:
+    images = write_images(tmp_path)
+    table = write_table(
+        tmp_path / "t.csv", dict(zip(images, [["1"], ["27a"], ["-1"], ["1"]], strict=True)), "label"
+    )
+    pack(table, str(tmp_path / "out"), classes=["27a", "-1", "1"])
+    assert list(map(image_labels(str(tmp_path / "out")).get, images.values())) == [b"2", b"0", b"1", b"2"]
+
+
+def test_a_damaged_page_of_parquet_names_the_row(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.table({"path": [f"{n * 7919 % 1000}.jpg" for n in range(1000)], "label": list(range(1000))})
+    pq.write_table(table, tmp_path / "t.parquet", compression="zstd", use_dictionary=False)
+    data = bytearray((tmp_path / "t.parquet").read_bytes())
+    data[200:400] = bytes(200)
+    (tmp_path / "t.parquet").write_bytes(data)
+    with pytest.raises(BadDataset, match="is damaged behind row 0"):
+        pack(tmp_path / "t.parquet", str(tmp_path / "out"))
+
+
+def test_images_that_are_listed_twice_are_counted_and_not_split(tmp_path: Path) -> None:
+    write_images(tmp_path)
+    (tmp_path / "t.csv").write_text("path,label\na.jpg,x\nb.jpg,y\n./a.jpg,x\nb.jpg,y\nc.jpg,x\n")
+    facts = pack(tmp_path / "t.csv", str(tmp_path / "out"))
+    assert facts["remarks"] == [
+        f"{tmp_path}/t.csv lists images more than once, 2 rows too many; they are packed as often"
+    ]
+    with pytest.raises(BadDataset, match=r"more than once \(2 rows too many\)"):
+        open_source(tmp_path / "t.csv").check_split()
 
 
 class Pictures(BaseHTTPRequestHandler):

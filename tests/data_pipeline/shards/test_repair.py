@@ -149,6 +149,12 @@ def test_the_commands_index_verify_and_fix(pictures: Path) -> None:
     assert run("verify", str(pictures))[0] == 0
 
 
+def test_the_classes_of_another_set_name_those_of_shards(pictures: Path, digits: str) -> None:
+    code, said = run("index", str(pictures), "--classes", f"{digits}/train/index.json", "--json")
+    assert code == 0, said
+    assert json.loads(said)["classes"] == [str(n) for n in range(10)]
+
+
 def test_fixing_says_what_it_means_for_runs(pictures: Path) -> None:
     run("index", str(pictures))
     (path,) = pictures.glob("*.tar")
