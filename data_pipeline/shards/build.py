@@ -10,7 +10,6 @@ Shards are never changed. Several that cannot be used are named together, with w
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -18,7 +17,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from data_pipeline.errors import BadDataset, NotFound
-from data_pipeline.shards.format import INDEX, PLAN, SampleTable, Shard, dump_index
+from data_pipeline.shards.fetch import PLAN, pack_is_unfinished
+from data_pipeline.shards.format import INDEX, SampleTable, Shard, dump_index
 from data_pipeline.shards.guess import guess_rule
 from data_pipeline.shards.known import Entry, Known, OldIndex, old_index
 from data_pipeline.shards.labels import LabelRule
@@ -129,11 +129,7 @@ def summarize(
 
 def _check_no_pack(store: Store) -> None:
     """BadDataset where a pack was begun and did not end: half of a data set must not look whole."""
-    try:
-        finished = json.loads(store.get(PLAN)).get("finished", False)
-    except (NotFound, ValueError, AttributeError):
-        return
-    if not finished:
+    if pack_is_unfinished(store):
         raise BadDataset(
             f"a pack was begun at {store.url} and did not end: run the same `mixer pack` again; to index what it has "
             f"written all the same, remove {PLAN}"

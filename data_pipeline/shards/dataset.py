@@ -20,8 +20,8 @@ import numpy.typing as npt
 
 from data_pipeline.errors import BadDataset, NotFound
 from data_pipeline.shards.build import build_index
-from data_pipeline.shards.fetch import fetch_proven
-from data_pipeline.shards.format import INDEX, PLAN, SampleTable, Shard, Shards, parse_index
+from data_pipeline.shards.fetch import fetch_proven, pack_is_unfinished
+from data_pipeline.shards.format import INDEX, SampleTable, Shard, Shards, parse_index
 from data_pipeline.shards.labels import Labels
 from data_pipeline.shards.places import ALL_TARS
 from data_pipeline.storage import Store, open_store
@@ -80,7 +80,7 @@ class Dataset:
         try:
             found = fetch_proven(store, INDEX, lambda data: parse_index(data, f"{store.url}/{INDEX}"))
         except NotFound:
-            if store.head(PLAN) is not None:
+            if pack_is_unfinished(store):
                 raise BadDataset(
                     f"a pack was begun at {store.url} and did not end: run the same `mixer pack` again"
                 ) from None

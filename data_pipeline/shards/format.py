@@ -29,7 +29,6 @@ from data_pipeline.shards.fetch import Damaged
 from data_pipeline.shards.labels import LabelRule, Labels
 
 INDEX = "index.json"
-PLAN = "pack.json"  # of a pack that was begun; no index beside it means that it did not end
 IDX = ".idx"
 VERSION = 2
 IMAGE_EXTS = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "gif", "ppm", "pgm")

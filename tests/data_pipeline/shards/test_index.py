@@ -294,10 +294,10 @@ def test_a_thousand_million_samples_are_looked_up_in_bounded_memory(tmp_path: Pa
 
 def test_half_a_pack_is_not_taken_for_a_data_set(tmp_path: Path) -> None:
     three_shards(str(tmp_path))
-    (tmp_path / "pack.json").write_text('{"format": 1, "finished": false}')
+    (tmp_path / "pack.json").write_text('{"format": 1, "sets": {}}')
     with pytest.raises(BadDataset, match=r"a pack was begun at .*: run the same `mixer pack` again"):
         Dataset.open(str(tmp_path))
     with pytest.raises(BadDataset, match=r"a pack was begun at .* remove pack"):
         build_index(str(tmp_path))
-    (tmp_path / "pack.json").write_text('{"format": 1, "finished": true}')
+    (tmp_path / "pack.json").write_text('{"format": 1, "sets": {}, "finished": true}')
     assert build_index(str(tmp_path))["samples"] == 13
