@@ -24,6 +24,8 @@ ray.init(
     _node_ip_address="127.0.0.1", _system_config={"metrics_report_interval_ms": 500},
 )
 run = killed_once(Path(sys.argv[1]))
+newest = [entry.n for entry in run.log.entries if entry.kind == "attempt started"][-1]
+run.note(newest, "loader", bytes=1e9, retries=3)
 run.book()
 metrics = Metrics("digits-abc123", run.run.store, RayGauges())
 metrics.show(run.log.entries, {"step": 120, "loss": 0.25, "world_size": 2})
@@ -52,5 +54,7 @@ def test_a_runs_figures_stand_at_rays_metrics_port(tmp_path: Path) -> None:
     assert values["ray_mixer_losses"] == 1
     assert values["ray_mixer_attempts"] == 2
     assert 0.5 < values["ray_mixer_goodput"] < 1
+    retries = next(line for line in shown if 'name="retries"' in line)
+    assert float(retries.rsplit(" ", 1)[1]) == 3
     lost = next(line for line in shown if 'name="lost work"' in line)
     assert float(lost.rsplit(" ", 1)[1]) == pytest.approx(6.5)
