@@ -70,9 +70,8 @@ def _sheet(
     good = np.setdiff1d(planned.order, broken)
     labels = items.first_labels[good]
     chosen = [int(good[n]) for n in choose(labels, COLUMNS * ROWS, seed)]
-    where = {
-        int(number): position for position, number in enumerate(planned.order) if int(number) in set(chosen)
-    }
+    places = np.flatnonzero(np.isin(planned.order, chosen))
+    where = {int(planned.order[place]): int(place) for place in places}
     cells = [
         Cell(_picture(place, planned, packed, where[number]), _caption(items[number].labels, classes))
         for number in chosen

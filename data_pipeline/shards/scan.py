@@ -15,7 +15,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import google_crc32c
@@ -64,10 +64,6 @@ class ScannedShard:
     def span_bytes(self) -> int:
         """Bytes of all its samples."""
         return int(self.table.lengths.sum(dtype=np.int64))
-
-    def with_etag(self, etag: str) -> ScannedShard:
-        """The same, for the copy of the shard that has this ETag."""
-        return replace(self, shard=replace(self.shard, etag=etag))
 
 
 @dataclass

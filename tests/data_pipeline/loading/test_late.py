@@ -46,6 +46,7 @@ class StalledStore:
 
 @pytest.fixture
 def stalled(make_set: Callable[..., Dataset]) -> Iterator[tuple[Dataset, StalledStore]]:
+    """A data set, one of whose shards does not come."""
     dataset = make_set(61)
     store = StalledStore(dataset.store, dataset.shards[1].name)
     dataset.store = store  # type: ignore[assignment]
@@ -120,6 +121,7 @@ def test_an_evaluation_that_is_late_says_so_too(
 
 @pytest.fixture
 def stalled_index(make_set: Callable[..., Dataset]) -> Iterator[tuple[Dataset, StalledStore]]:
+    """A data set, one of whose idx files does not come."""
     dataset = make_set(61)
     store = StalledStore(dataset.store, dataset.shards[1].idx_name)
     dataset.index_store = store  # type: ignore[assignment]
