@@ -17,6 +17,7 @@ from typing import Any, Final
 
 IMAGE_CHANNELS: Final = 3
 ACTIVATIONS: Final = ("gelu", "gelu_tanh")
+TOKEN_MIXERS: Final = ("mlp",)
 
 
 class ConfigError(ValueError):
@@ -43,8 +44,10 @@ class MixerConfig:
     """Side of a square image in pixels, a multiple of `patch`."""
     drop_path: float = 0.0
     """Share of samples whose last block is skipped in training; earlier blocks less, linearly from 0."""
-    activation: str = "gelu"
-    """"gelu" (exact, what timm and PyTorch mean) or "gelu_tanh" (the approximation JAX means)."""
+    activation: str = "gelu_tanh"
+    """"gelu_tanh" (the approximation that JAX's GELU and so the published networks are), or "gelu" (erf, timm's)."""
+    mixer: str = "mlp"
+    """What mixes tokens, one of TOKEN_MIXERS: "mlp" is MLP-Mixer's."""
 
     def __post_init__(self) -> None:
         for name in ("patch", "dim", "depth", "token_dim", "channel_dim", "classes", "image_size"):
@@ -56,10 +59,11 @@ class MixerConfig:
                 f"take {below or self.patch} or {below + self.patch}"
             )
         _check_share("drop_path", self.drop_path)
-        if self.activation not in ACTIVATIONS:
-            raise ConfigError(
-                f"activation {self.activation!r} is not known; allowed: {', '.join(ACTIVATIONS)}"
-            )
+        for name, allowed in (("activation", ACTIVATIONS), ("mixer", TOKEN_MIXERS)):
+            if getattr(self, name) not in allowed:
+                raise ConfigError(
+                    f"{name} {getattr(self, name)!r} is not known; allowed: {', '.join(allowed)}"
+                )
 
     @property
     def grid(self) -> int:

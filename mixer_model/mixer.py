@@ -26,6 +26,8 @@ from torch.nn import functional as F
 
 from .config import IMAGE_CHANNELS, MixerConfig
 from .draws import drop_rates, keep_masks
+from .layers import Mlp
+from .token_mixers import token_mixer
 
 __all__ = ["Block", "Mixer", "drop_rates", "keep_masks", "to_input", "to_pixels"]
 
@@ -62,33 +64,19 @@ class Stem(nn.Module):
         return tokens
 
 
-class Mlp(nn.Module):
-    """Two linear layers over the last axis with a GELU between them."""
-
-    def __init__(self, width: int, hidden: int, activation: str) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(width, hidden)
-        self.act = nn.GELU(approximate="tanh" if activation == "gelu_tanh" else "none")
-        self.fc2 = nn.Linear(hidden, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.fc2(self.act(self.fc1(x)))
-        return out
-
-
 class Block(nn.Module):
     """One Mixer block: [B,S,C] -> [B,S,C]. Compile `forward`; it traces whole, with and without masks."""
 
     def __init__(self, config: MixerConfig) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(config.dim, eps=NORM_EPS)
-        self.mlp_tokens = Mlp(config.tokens, config.token_dim, config.activation)
+        self.mlp_tokens = token_mixer(config)
         self.norm2 = nn.LayerNorm(config.dim, eps=NORM_EPS)
         self.mlp_channels = Mlp(config.dim, config.channel_dim, config.activation)
 
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
         """`keep` [2,B]: 0 where a sample skips the token MLP (row 0) or the channel MLP (row 1), else 1."""
-        mixed = self.mlp_tokens(self.norm1(x).transpose(1, 2)).transpose(1, 2)
+        mixed = self.mlp_tokens(self.norm1(x))
         x = x + (mixed if keep is None else mixed * keep[0].to(x.dtype)[:, None, None])
         mixed = self.mlp_channels(self.norm2(x))
         out: Tensor = x + (mixed if keep is None else mixed * keep[1].to(x.dtype)[:, None, None])

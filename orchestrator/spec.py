@@ -47,7 +47,7 @@ class Model(Section):
         0.0, ge=0, lt=1, description="stochastic depth at the last block; linear from 0 at the first"
     )
     activation: Literal["gelu", "gelu_tanh"] = Field(
-        "gelu", description="erf GELU (timm) or its tanh form (Flax reference)"
+        "gelu_tanh", description="GELU by tanh (JAX, the published networks) or by erf (timm)"
     )
     loss: Literal["softmax", "sigmoid"] = Field(
         "softmax", description="cross-entropy over classes, or per class and summed"

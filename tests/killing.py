@@ -19,11 +19,12 @@ from typing import Any
 from data_pipeline.storage import Bytes, Store
 from data_pipeline.storage import s3 as storage_s3
 from orchestrator.checkpoints import folder, rank_file, receipt
+from orchestrator.run_log import live_checkpoints
 from orchestrator.run_store import Run
 from orchestrator.training import worker
 from tests.runs import wait_for
 
-_MOMENTS, _SLOW = "MIXER_TEST_KILLS", "MIXER_TEST_SLOW"
+_MOMENTS, _SLOW, _STEP = "MIXER_TEST_KILLS", "MIXER_TEST_SLOW", "MIXER_TEST_KILL_AT"
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,18 @@ def slow(seconds: float) -> dict[str, str]:
     return {_SLOW: str(seconds)}
 
 
+def at_step(step: int, rank: int = 1) -> dict[str, str]:
+    """The environment of workers of whose first attempt `rank` ends before step `step` + 1, the last save before it being committed."""
+    return {_STEP: json.dumps([step, rank])}
+
+
 def main(config: dict[str, Any]) -> str:
     """The main of a rank: the product's, and what the environment asks for."""
     die_with_driver()
+    if chosen := os.environ.get(_STEP):
+        step, rank = json.loads(chosen)
+        if rank == int(os.environ["RANK"]) and _attempts(config) == 1:
+            _die_before(step, Run(config["run"]))
     if pause := float(os.environ.get(_SLOW, 0)):
         _slow_steps(pause)
     moment = _moment(config)
@@ -75,8 +85,32 @@ def _arm(moment: Moment, attempt: int) -> None:
 def _moment(config: dict[str, Any]) -> Moment | None:
     """What is meant for this attempt."""
     kills = json.loads(os.environ.get(_MOMENTS, "[]"))
-    before = [entry for entry in Run(config["run"]).log().entries if entry.kind == "attempt started"]
-    return Moment(**kills[len(before) - 1]) if len(before) <= len(kills) else None
+    number = _attempts(config)
+    return Moment(**kills[number - 1]) if number <= len(kills) else None
+
+
+def _attempts(config: dict[str, Any]) -> int:
+    """Attempts begun so far, this one among them."""
+    return sum(entry.kind == "attempt started" for entry in Run(config["run"]).log().entries)
+
+
+def _die_before(step: int, run: Run) -> None:
+    from orchestrator.training import loop
+
+    one_step = loop.one_step
+
+    def until(task: loop.Task) -> tuple[bool, bool]:
+        if task.step == step:
+            saved = step - step % (task.frozen.save_steps or step)
+            wait_for(
+                lambda: (
+                    not saved or any(e.facts["step"] == saved for e in live_checkpoints(run.log().entries))
+                )
+            )
+            os.kill(os.getpid(), signal.SIGKILL)
+        return one_step(task)
+
+    vars(loop)["one_step"] = until
 
 
 def die_with_driver() -> None:

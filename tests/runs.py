@@ -86,22 +86,6 @@ def wait_for(what: Callable[[], Any], timeout: float = 60.0, every: float = 0.02
     return found
 
 
-def kill_when(step: int, rank: int = 1) -> Callable[[Run, GangMachines], None]:
-    """Kill `rank` of the first attempt with SIGKILL once the run has noted `step` in its progress."""
-
-    def during(run: Run, machines: GangMachines) -> None:
-        def reached() -> bool:
-            keys = [info.key for info in run.store.list("progress/")]
-            return bool(keys) and (run.read_json(keys[0]) or {}).get("step", 0) >= step
-
-        wait_for(reached)
-        gang = machines.attempts[0].gang
-        assert gang is not None
-        gang.ranks[rank][0].kill()
-
-    return during
-
-
 def break_images(url: Path, samples: set[int]) -> set[int]:
     """Overwrite the images of `samples` in the shards at `url` with bytes that no decoder takes, then index anew; `samples`."""
     import io

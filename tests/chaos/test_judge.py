@@ -22,7 +22,7 @@ from tests.chaos.judge import Verdict, faultless, judge
 from tests.chaos.play import Played
 from tests.chaos.record import STALL_S, Record
 from tests.gang import GangMachines
-from tests.runs import kill_when, make_small, wait_for
+from tests.runs import make_small, wait_for
 
 pytestmark = pytest.mark.timeout(300)
 Event = dict[str, Any]
@@ -58,7 +58,10 @@ class Case:
 def case(digits: str, tmp_path_factory: pytest.TempPathFactory) -> Case:
     folder = tmp_path_factory.mktemp("broken")
     small, began = make_small(folder, digits), time.time()
-    steady: Any = {"fn": killing.main, "env": killing.slow(0.05)}  # so that the stop finds it in the middle
+    steady: Any = {
+        "fn": killing.main,
+        "env": {**killing.slow(0.05), **killing.at_step(14)},
+    }  # so that the stop finds it in the middle
     assert small.lead("broken", "workers.min=2", "train.steps=60", during=_kill_then_stop, **steady)[0] == 3
     code, book = small.lead("broken", "workers.max=1", "train.steps=60")
     assert code == 0
@@ -69,7 +72,6 @@ def case(digits: str, tmp_path_factory: pytest.TempPathFactory) -> Case:
 
 
 def _kill_then_stop(run: Run, machines: GangMachines) -> None:
-    kill_when(14)(run, machines)
     wait_for(lambda: len(machines.attempts) == 2)  # the kill is over before the stop
     wait_for(lambda: (seen := newest_progress(run)).get("attempt", 0) > 1 and seen.get("step", 0) > 20)
     run.request("stop")

@@ -13,8 +13,8 @@ import pytest
 from orchestrator.proof import delivered_once
 from orchestrator.run_log import live_checkpoints
 from orchestrator.run_store import Run
-from tests.gang import GangMachines
-from tests.runs import Small, kill_when, make_small
+from tests import killing
+from tests.runs import Small, make_small
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -94,9 +94,6 @@ def test_a_loss_that_is_not_finite_is_never_saved(small: Small) -> None:
 
 
 def test_a_damaged_checkpoint_is_left_for_an_older_one_and_kept(small: Small) -> None:
-    def hurt(run: Run, machines: GangMachines) -> None:
-        kill_when(24)(run, machines)
-
     def flip(run: Run) -> str:
         newest = live_checkpoints(run.log().entries)[-1].facts["path"]
         file = Path(run.url) / newest / "rank-00000.safetensors"
@@ -108,7 +105,9 @@ def test_a_damaged_checkpoint_is_left_for_an_older_one_and_kept(small: Small) ->
     code, whole = small.lead("whole", "workers.min=2")
     assert code == 0
     resolved = small.resolve("flip", "workers.min=2")
-    code, _ = small.lead("flip", "workers.min=2", "recovery.failures=0", during=hurt)
+    code, _ = small.lead(
+        "flip", "workers.min=2", "recovery.failures=0", fn=killing.main, env=killing.at_step(24)
+    )
     assert code == 1, "no failure allowed: the kill ends the run"
     path = flip(resolved.run)
     code, book = small.lead("flip", "workers.min=2", "recovery.failures=5")
@@ -169,7 +168,9 @@ def test_bytes_that_stay_wrong_stop_the_run_with_the_shards_name(tmp_path: Path,
 
 def test_the_ledger_adds_up_to_the_clock_on_the_wall(small: Small) -> None:
     began = time.time()
-    code, book = small.lead("clock", "train.steps=60", "workers.min=2", during=kill_when(25))
+    code, book = small.lead(
+        "clock", "train.steps=60", "workers.min=2", fn=killing.main, env=killing.at_step(25)
+    )
     seconds = time.time() - began
     assert code == 0
     ledger = book.ledger
@@ -183,7 +184,7 @@ def test_the_ledger_adds_up_to_the_clock_on_the_wall(small: Small) -> None:
 @pytest.mark.parametrize(("zero", "precision"), [(0, "fp32"), (1, "bf16"), (3, "bf16")])
 def test_stages_and_precisions_resume_bit_by_bit(small: Small, zero: int, precision: str) -> None:
     overrides = (f"train.zero={zero}", f"train.precision={precision}", "workers.min=2", "train.steps=30")
-    code, broken = small.lead("broken", *overrides, during=kill_when(14))
+    code, broken = small.lead("broken", *overrides, fn=killing.main, env=killing.at_step(14))
     assert code == 0
     code, whole = small.lead("whole", *overrides)
     assert code == 0

@@ -15,6 +15,7 @@ from orchestrator.errors import Fenced
 from orchestrator.run_log import Entry, RunLog
 from orchestrator.run_store import Run
 from orchestrator.watch import newest_progress
+from tests import killing
 from tests.data_pipeline.faulty_front import Fault, Front, serve
 from tests.gang import GangMachines, run_gang
 from tests.runs import Small, wait_for
@@ -165,7 +166,8 @@ def test_a_stop_that_the_log_did_not_take_at_first_is_obeyed_later(
         return append(log, kind, **facts)
 
     monkeypatch.setattr(RunLog, "append", failing)
-    code, book = small.lead("run", "train.steps=400", during=_stop_soon)
+    steady = {"fn": killing.main, "env": killing.slow(0.02)}  # so that the stop finds it in the middle
+    code, book = small.lead("run", "train.steps=400", during=_stop_soon, **steady)
     assert code == 3
     assert [entry.facts["id"] for entry in book.entries if entry.kind == "request"] == failed
     assert book.state() == "stopped"

@@ -11,8 +11,9 @@ from orchestrator.proof import delivered_once
 from orchestrator.run_store import Run
 from orchestrator.status import Book
 from orchestrator.watch import newest_progress
+from tests import killing
 from tests.gang import GangMachines
-from tests.runs import Small, kill_when, wait_for
+from tests.runs import Small, wait_for
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -28,7 +29,7 @@ def digests(book: Book) -> list[str]:
 @pytest.mark.parametrize("zero", [1, 2, 3])
 def test_a_killed_run_has_the_losses_of_an_unbroken_one_bit_by_bit(small: Small, zero: int) -> None:
     overrides = (f"train.zero={zero}", "train.steps=60", "workers.min=2")
-    code, broken = small.lead("broken", *overrides, during=kill_when(14))
+    code, broken = small.lead("broken", *overrides, fn=killing.main, env=killing.at_step(14))
     assert code == 0
     assert [e.facts["outcome"] for e in broken.entries if e.kind == "attempt ended"] == ["died", "finished"]
     restarted = broken.entries[[e.kind for e in broken.entries].index("attempt ended") + 1]
@@ -70,7 +71,8 @@ def test_the_world_may_change_in_the_middle(small: Small) -> None:
     """Stopped at world 2, resumed at world 3: the same ids, the losses to rounding."""
     code, whole = small.lead("whole", "workers.min=2", "train.steps=120")
     assert code == 0
-    code, first = small.lead("moved", "workers.min=2", "train.steps=120", during=_stop_soon)
+    steady = {"fn": killing.main, "env": killing.slow(0.05)}  # so that the stop finds it in the middle
+    code, first = small.lead("moved", "workers.min=2", "train.steps=120", during=_stop_soon, **steady)
     assert code == 3
     assert first.state() == "stopped"
     assert 0 < first.history[-1].step < 120
