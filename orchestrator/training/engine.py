@@ -135,7 +135,7 @@ class Engine:
         blocks.prepare(model, train)
         groups = param_groups(model, train.optimizer.weight_decay)
         options = train.optimizer
-        optimizer = torch.optim.AdamW(groups, lr=options.lr, betas=options.betas, eps=options.eps)
+        optimizer = torch.optim.AdamW(groups, lr=options.lr, betas=options.betas, eps=options.eps, fused=True)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             engine, *_ = deepspeed.initialize(
@@ -247,7 +247,7 @@ class Engine:
         """Go on from filled fragments after `updates` optimizer updates. Collective."""
         state = fragments.adamw(self.engine).state
         for flat in fragments.flat_masters(self.engine):
-            state[flat]["step"] = torch.tensor(float(updates), dtype=torch.float32)
+            state[flat]["step"] = torch.tensor(float(updates), dtype=torch.float32, device=flat.device)
         fragments.publish_masters(self.engine)
 
 

@@ -58,7 +58,7 @@ def create_state(engine: Any) -> None:
     for flat in flat_masters(engine):
         state = inner.state[flat]
         if "exp_avg" not in state:
-            state["step"] = torch.zeros((), dtype=torch.float32)
+            state["step"] = torch.zeros((), dtype=torch.float32, device=flat.device)
             state["exp_avg"] = torch.zeros_like(flat.data)
             state["exp_avg_sq"] = torch.zeros_like(flat.data)
     if hasattr(optimizer, "_lazy_init_hp_params_optimizer_state"):
