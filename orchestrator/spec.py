@@ -6,6 +6,7 @@ of buckets.
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
@@ -46,22 +47,42 @@ class Model(Section):
     drop_path: float = Field(
         0.0, ge=0, lt=1, description="stochastic depth at the last block; linear from 0 at the first"
     )
+    drop_path_rescale: bool = Field(
+        False, description="divide what is kept by its share, as timm does; the paper's code does not"
+    )
     activation: Literal["gelu", "gelu_tanh"] = Field(
         "gelu_tanh", description="GELU by tanh (JAX, the published networks) or by erf (timm)"
     )
     loss: Literal["softmax", "sigmoid"] = Field(
         "softmax", description="cross-entropy over classes, or per class and summed"
     )
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="share of the softmax's target that all classes get alike"
+    )
+    head_bias: float | None = Field(
+        None, description="first bias of the head; null: -ln(classes) for sigmoid, else 0"
+    )
 
     @model_validator(mode="after")
     def _complete(self) -> Model:
         mixer_config(self.preset, **self.overrides())
+        if self.label_smoothing and self.loss != "softmax":
+            raise ValueError(
+                f"label_smoothing got {self.label_smoothing}; it is for loss: softmax, set it to 0 for {self.loss}"
+            )
         return self
 
     def overrides(self) -> dict[str, Any]:
         """The arguments of `mixer_model.config` and `mixer_model.create` besides the preset."""
-        given = self.model_dump(exclude={"preset", "loss"})
+        given = self.model_dump(exclude={"preset", "loss", "label_smoothing", "head_bias"})
         return {key: value for key, value in given.items() if value is not None}
+
+    @property
+    def first_bias(self) -> float:
+        """The bias every output of the head starts with."""
+        if self.head_bias is not None:
+            return self.head_bias
+        return -math.log(self.classes) if self.loss == "sigmoid" else 0.0  # else the first loss is K ln 2
 
 
 class RandAugment(Section):
@@ -101,6 +122,11 @@ class Data(Section):
     )
     ratio: tuple[float, float] = Field((3 / 4, 4 / 3), description="aspect ratio of a crop")
     flip: bool = Field(True, description="mirror half of the images; wrong for digits and text")
+    eval_crop: Literal["auto", "resmall-crop", "resize-crop", "whole"] = Field(
+        "auto",
+        description="what evaluation sees: the short side, or both sides, scaled to 8/7 of the image size and the centre cut out "
+        "(the paper's two); the whole image; `auto`: the first, but whole where `decode` is `resize` or the image is small",
+    )
     augment: Augment = Augment()
     resident: Bytes = Field(
         64_000_000, ge=0, description="a data set up to this size is read once and kept by every worker"

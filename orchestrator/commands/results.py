@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.commands.shared import Json, RunName, Set, Store, out, print_facts, print_json, say
+from orchestrator.commands.shared import Json, RunName, Set, Store, bar, out, print_facts, print_json, say
 from orchestrator.errors import UserError
 
 
@@ -93,12 +93,28 @@ def _slots(text: str) -> range:
     return range(int(first), int(last) if colon else int(first) + 1)
 
 
-def eval_command(run: RunName, store: Store = None, as_json: Json = False) -> None:
+def eval_command(
+    run: RunName,
+    store: Store = None,
+    crop: Annotated[
+        str | None,
+        typer.Option(
+            "--crop",
+            help="resmall-crop or resize-crop (the paper's two), whole, auto; else the spec's data.eval_crop",
+        ),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option("--data", metavar="URL", help="a packed or indexed set; else the run's data.val"),
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """Accuracy of the newest checkpoint on the validation set, here, in one process."""
     from orchestrator.launch import find_run
     from orchestrator.weights import evaluate_run
 
-    facts = evaluate_run(find_run(run, store))
+    with bar("evaluating", as_json) as tell:
+        facts = evaluate_run(find_run(run, store), crop=crop, data=data, tell=tell)
     print_json(facts) if as_json else print_facts(facts)
 
 

@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 
 import mixer_model
 from mixer_model.draws import keep_masks, mixup_lambda
-from mixer_model.losses import LOSSES, mixed
+from mixer_model.losses import LOSSES, mixed, training_loss
 from mixer_model.mixer import Block, Mixer, to_input
 from mixer_model.param_groups import param_groups
 from orchestrator.errors import UserError
@@ -110,8 +110,7 @@ def preload(device: torch.device) -> None:
 def build_model(spec: Spec) -> Mixer:
     """The network of `spec` with its first weights: a function of the spec's seed alone."""
     model = mixer_model.create(spec.model.preset, **spec.model.overrides(), seed=spec.train.seed)
-    if spec.model.loss == "sigmoid":  # else the first loss is K ln 2
-        model.reset(spec.train.seed, head_bias=-math.log(spec.model.classes))
+    torch.nn.init.constant_(model.head.bias, spec.model.first_bias)
     return model
 
 
@@ -123,7 +122,8 @@ class Engine:
         self.slots = spec.train.micro_batches
         self.rounds = math.ceil(self.slots / place.world)  # G, micro-batches per worker and step
         self._dtype = torch.bfloat16 if spec.train.precision == "bf16" else torch.float32
-        self.losses = LOSSES[spec.model.loss]
+        self.losses = training_loss(spec.model.loss, spec.model.label_smoothing)
+        self.plain_losses = LOSSES[spec.model.loss]  # for evaluation
         model = build_model(spec)
         self.shapes = {name: list(param.shape) for name, param in model.named_parameters()}
         self.engine = self._initialize(model)
@@ -169,17 +169,12 @@ class Engine:
         Weights: with G micro-batches a worker, DeepSpeed divides by G and averages over W, so a real micro-batch gets G*W/M and the
         sum over all ranks is the mean over the step's M micro-batches, at any W.
         """
-        model = self.spec.model
         y = labels.to(self.place.device)
         lam = mixup_lambda(self.spec.train.seed, item, self.spec.data.augment.mixup)
         x = mixed(self.normalise(images), lam)
-        keep = (
-            keep_masks(self.spec.train.seed, item, self._depth, len(labels), model.drop_path)
-            if model.drop_path
-            else None
-        )
+        keep = self._keep(item, len(labels))
         began = time.perf_counter()
-        logits = self.engine(x, keep.to(self.place.device, self._dtype) if keep is not None else None).float()
+        logits = self.engine(x, keep).float()
         self.forward_s += time.perf_counter() - began
         losses = self.losses(logits, y)
         if lam < 1:
@@ -193,6 +188,16 @@ class Engine:
         self.engine.backward(loss * (self.rounds * self.place.world / self.slots))
         self.fresh = False
         return loss.detach()
+
+    def _keep(self, item: int, samples: int) -> torch.Tensor | None:
+        """The masks of stochastic depth, [depth, 2, m] on the device; None where there is none."""
+        model = self.spec.model
+        if not model.drop_path:
+            return None
+        masks = keep_masks(
+            self.spec.train.seed, item, self._depth, samples, model.drop_path, rescale=model.drop_path_rescale
+        )
+        return masks.to(self.place.device, self._dtype)
 
     def step(self, lr: float) -> float | None:
         """Update the weights at `lr`. The global norm of the gradient before clipping; None where the stage does not give it.

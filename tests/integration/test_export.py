@@ -11,6 +11,8 @@ from safetensors.torch import load_file
 
 from mixer_model.interop import timm_arguments
 from mixer_model.mixer import to_input
+from orchestrator.errors import UserError
+from orchestrator.logs import lines
 from orchestrator.weights import evaluate_run, export_run, load_network
 from tests.mixer_model.conftest import timm  # noqa: F401  (a fixture)
 from tests.runs import Small
@@ -36,5 +38,15 @@ def test_a_runs_weights_load_strictly_into_timm_and_give_the_same_logits(
     with torch.no_grad():
         torch.testing.assert_close(theirs(images), model(images), rtol=1e-5, atol=1e-5)
     facts = evaluate_run(book.run)
-    assert facts["samples"] == 360
-    assert facts["accuracy"] == pytest.approx(book.status()["evaluation"]["accuracy"], abs=1 / 360)
+    seen = book.status()["evaluation"]
+    assert (facts["samples"], facts["step"], facts["crop"]) == (360, 30, "auto")
+    assert facts["accuracy"] == pytest.approx(seen["accuracy"], abs=1 / 360)
+    assert facts["top5"] == pytest.approx(seen["top5"], abs=1 / 360)
+    assert facts["loss"] == pytest.approx(seen["loss"], rel=1e-4)
+    assert facts["accuracy"] < facts["top5"] <= 1
+    assert f"top-5 {seen['top5']:.2%}" in "\n".join(lines(book.entries, book.events))
+
+    other = evaluate_run(book.run, crop="whole", data=book.frozen.spec.data.train)
+    assert (other["samples"], other["crop"]) == (1437, "whole")
+    with pytest.raises(UserError, match="--crop got middle; allowed: auto, resmall-crop, resize-crop, whole"):
+        evaluate_run(book.run, crop="middle")
