@@ -222,10 +222,28 @@ class Train(Section):
         True,
         description="keep compiled code in the store for later attempts; off for a store others write to",
     )
-    activation_checkpointing: bool = Field(
-        False, description="keep a block's input only and compute the rest again"
+    recompute: Literal["none", "gelu", "block"] = Field(
+        "none",
+        description="memory for time: what the backward pass computes again. `gelu`: what comes out of each GELU, cheap and 38 % less to "
+        "keep at H/14; `block`: all but a block's input",
     )
     seed: int = Field(0, ge=0, lt=2**63, description="of weights, order and augmentation")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _old_names(cls, given: Any) -> Any:
+        """Specs frozen by older versions say `activation_checkpointing`."""
+        if not isinstance(given, dict) or "activation_checkpointing" not in given:
+            return given
+        tree = dict(given)
+        old = tree.pop("activation_checkpointing")
+        if not isinstance(old, bool):
+            raise ValueError(f"activation_checkpointing got {old!r}; give recompute: none, gelu or block")
+        if "recompute" in tree:
+            raise ValueError(
+                f"activation_checkpointing got {old}; recompute, given too, has taken its place: leave it out"
+            )
+        return {**tree, "recompute": "block" if old else "none"}
 
     @property
     def micro_batches(self) -> int:
