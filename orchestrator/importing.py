@@ -42,13 +42,13 @@ def import_weights(
     with _at_hand(source) as path:
         try:
             found = read(path, activation=activation)
-            data = packed(found.state, found.config)
+            data = packed({key: value.float() for key, value in found.state.items()}, found.config)
         except (WeightsError, FileNotFoundError) as error:
             raise UserError(str(error).replace(str(path), source)) from error
         facts = _facts(source, found, data)
         beside = {
             "sha256": facts["sha256"],
-            "from": {**_origin(path, source), "layout": found.layout, "notes": list(found.notes)},
+            "from": {**_origin(path, source), "layout": found.layout, "notes": facts["notes"]},
         }
     text = config_text(found.config, beside).encode()
     url = (
@@ -110,7 +110,10 @@ def _facts(source: str, found: Found, data: bytes) -> dict[str, Any]:
         "precision": ", ".join(kinds),
         "bytes": len(data),
         "sha256": hashlib.sha256(data).hexdigest(),
-        "notes": list(found.notes),
+        "notes": [
+            *found.notes,
+            *([] if kinds == ["float32"] else ["written in float32, as runs keep their weights"]),
+        ],
     }
 
 

@@ -83,7 +83,8 @@ def _of_another_resolution(state: Mapping[str, Tensor], config: MixerConfig) -> 
     return (
         f". They are for {side} x {side} images ({found.tokens} tokens), not {wanted} x {wanted} ({config.tokens} tokens), and token "
         f"mixing has a weight for each token. Take image_size {side}; a larger one must be a whole multiple K of it "
-        f"({2 * side}, {3 * side}, ...), and {factor} done by surgery on the token MLPs (paper, section 3), not by loading"
+        f"({2 * side}, {3 * side}, ...), and {factor} done by surgery on the token MLPs (paper, section 3; `model.init` of a spec "
+        "does it), not by loading"
     )
 
 

@@ -45,10 +45,19 @@ def export_safetensors(
 
 
 def packed(state: Mapping[str, Tensor], config: MixerConfig) -> bytes:
-    """The bytes of such a file. WeightsError when state and config do not fit."""
+    """The bytes of such a file, the same ones each time. WeightsError when state and config do not fit."""
     check_state(state, config)
-    data: bytes = save(plain(state), {"format": "pt", CONFIG_KEY: json.dumps(config.to_dict())})
-    return data
+    return _in_order(save(plain(state), {"format": "pt", CONFIG_KEY: json.dumps(config.to_dict())}))
+
+
+def _in_order(data: bytes) -> bytes:
+    """The same file with its metadata sorted: the library writes them in an order of chance, and a file is known by its SHA-256."""
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors start at a multiple of 8
+    return b"".join((len(text).to_bytes(8, "little"), text, memoryview(data)[8 + size :]))
 
 
 def config_text(config: MixerConfig, beside: Mapping[str, Any] | None = None) -> str:

@@ -86,6 +86,13 @@ def test_a_file_comes_back_as_it_went(small: MixerConfig, tmp_path: Path) -> Non
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.json", "x.safetensors"]
 
 
+def test_the_same_weights_are_the_same_bytes(small: MixerConfig, tmp_path: Path) -> None:
+    state = random_mixer(small).state_dict()
+    for copy in range(6):
+        export_safetensors(state, tmp_path / f"{copy}.safetensors", small)
+    assert len({path.read_bytes() for path in tmp_path.glob("*.safetensors")}) == 1
+
+
 def test_bf16_weights_stay_bf16(small: MixerConfig, tmp_path: Path) -> None:
     export_safetensors(Mixer(small).to(torch.bfloat16).state_dict(), tmp_path / "x", small)
     assert {value.dtype for value in load(tmp_path / "x")[1].values()} == {torch.bfloat16}
