@@ -6,6 +6,7 @@ of buckets.
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
@@ -53,15 +54,32 @@ class Model(Section):
         "softmax", description="cross-entropy over classes, or per class and summed"
     )
 
+    init: str | None = Field(
+        None,
+        description="first weights: a run (its name in the same store, or `<store>/runs/<name>`), or a file of weights, as a path or "
+        "url; copied beside the run when it is made. null: drawn by the seed",
+    )
+    head: Literal["keep", "new"] | None = Field(
+        None,
+        description="init's head, or a new one of zeros; null: kept where init has as many classes",
+    )
+
     @model_validator(mode="after")
     def _complete(self) -> Model:
         mixer_config(self.preset, **self.overrides())
+        if self.head and not self.init:
+            raise ValueError(f"head got {self.head!r}; it goes with init, which is not given: leave it out")
         return self
 
     def overrides(self) -> dict[str, Any]:
         """The arguments of `mixer_model.config` and `mixer_model.create` besides the preset."""
-        given = self.model_dump(exclude={"preset", "loss"})
+        given = self.model_dump(exclude={"preset", "loss", "init", "head"})
         return {key: value for key, value in given.items() if value is not None}
+
+    @property
+    def first_bias(self) -> float:
+        """The bias every output of the head starts with."""
+        return -math.log(self.classes) if self.loss == "sigmoid" else 0.0  # else the first loss is K ln 2
 
 
 class RandAugment(Section):

@@ -110,8 +110,7 @@ def preload(device: torch.device) -> None:
 def build_model(spec: Spec) -> Mixer:
     """The network of `spec` with its first weights: a function of the spec's seed alone."""
     model = mixer_model.create(spec.model.preset, **spec.model.overrides(), seed=spec.train.seed)
-    if spec.model.loss == "sigmoid":  # else the first loss is K ln 2
-        model.reset(spec.train.seed, head_bias=-math.log(spec.model.classes))
+    torch.nn.init.constant_(model.head.bias, spec.model.first_bias)
     return model
 
 
