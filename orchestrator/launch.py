@@ -159,7 +159,7 @@ def data_facts(spec: Spec) -> tuple[DataFacts, DataFacts | None]:
     train = _opened(spec.data.train, spec.model.classes)
     val = _opened(spec.data.val, spec.model.classes) if spec.data.val else None
     if val:
-        _check_classes(train, val)
+        check_classes(train, val)
     return _facts(train), _facts(val) if val else None
 
 
@@ -177,7 +177,7 @@ def _opened(url: str, classes: int) -> Dataset:
     return dataset
 
 
-def _check_classes(train: Dataset, val: Dataset) -> None:
+def check_classes(train: Dataset, val: Dataset) -> None:
     """Where both sets name their classes, they must number them alike: else validation measures something else."""
     if train.classes is None or val.classes is None or train.classes == val.classes:
         return
