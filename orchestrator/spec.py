@@ -154,13 +154,50 @@ class Data(Section):
         return self
 
 
-class Optimizer(Section):
-    """AdamW. Decay falls on the weights of linear and patch layers only."""
+_OF_OPTIMIZER: dict[str, dict[str, Any]] = {
+    "adamw": {"lr": 1e-3, "weight_decay": 0.1, "betas": (0.9, 0.999), "eps": 1e-8},
+    "sgd": {"lr": 0.03, "weight_decay": 0.0, "momentum": 0.9},
+}  # what each one knows, with what it is when left out
 
-    lr: float = Field(1e-3, gt=0, description="peak learning rate")
-    weight_decay: float = Field(0.1, ge=0, description="decoupled decay, times the learning rate")
-    betas: tuple[float, float] = Field((0.9, 0.999), description="decay rates of the two moments")
-    eps: float = Field(1e-8, gt=0, description="added to the root of the second moment")
+
+class Optimizer(Section):
+    """AdamW for pretraining, SGD with momentum for fine-tuning. Decay falls on the weights of linear and patch layers only."""
+
+    name: Literal["adamw", "sgd"] = Field(
+        "adamw", description="keys that the one chosen does not know are refused"
+    )
+    lr: float = Field(1e-3, gt=0, description="peak learning rate; of sgd 0.03 when left out")
+    weight_decay: float = Field(
+        0.1,
+        ge=0,
+        description="of adamw decoupled, times the learning rate; of sgd added to the gradient, 0 when left out",
+    )
+    betas: tuple[float, float] | None = Field(
+        (0.9, 0.999), description="adamw: decay rates of the two moments"
+    )
+    eps: float | None = Field(1e-8, gt=0, description="adamw: added to the root of the second moment")
+    momentum: float | None = Field(
+        None, gt=0, lt=1, description="sgd: what a step keeps of the one before; 0.9 when left out"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_its_name(cls, given: Any) -> Any:
+        """What the chosen optimizer knows, filled in; null for what it does not know."""
+        name = given.get("name", "adamw") if isinstance(given, dict) else None
+        if name not in ("adamw", "sgd"):
+            return given  # the fields say what is wrong with it
+        known, own = _OF_OPTIMIZER[name], ("betas", "eps", "momentum")
+        for key in own:
+            if key not in known and given.get(key) is not None:
+                raise ValueError(f"{key} got {given[key]}; {name} does not know it: leave it out")
+        said = {key: value for key, value in given.items() if value is not None or key not in own}
+        return {**dict.fromkeys(own), **known, **said}
+
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments of the torch optimizer that `name` means, besides the decay of its groups."""
+        mine = self.model_dump(include={"lr", *_OF_OPTIMIZER[self.name]} - {"weight_decay"})
+        return {key: value for key, value in mine.items() if value is not None}
 
 
 class Train(Section):

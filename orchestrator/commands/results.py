@@ -28,16 +28,36 @@ def report(
     run: RunName,
     store: Store = None,
     path: Annotated[
-        Path | None, typer.Option("-o", "--out", help="the HTML file; else <run>.html here")
+        Path | None,
+        typer.Option(
+            "-o",
+            "--out",
+            help="the HTML file, else <run>.html here; of --weights the PNG, else <run>-weights.png",
+        ),
     ] = None,
+    weights: Annotated[
+        bool,
+        typer.Option(
+            "--weights",
+            help="instead of the page a picture of the newest weights: token mixing and the stem's filters",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """A page with the loss curve, the faults and the ledger; with --json the committed history, step by step."""
+    """A page with the loss curve, the faults, the ledger and pictures of the weights; with --json the committed history, step by step."""
+    if weights and path is not None and path.suffix.lower() != ".png":
+        raise UserError(f"--out got {path}; with --weights it is a picture: give a name that ends in .png")
     from orchestrator.launch import find_run
     from orchestrator.report import write_report
     from orchestrator.status import Book
 
     book = Book(find_run(run, store))
+    if weights:
+        from orchestrator.gallery import write_weights
+
+        made = write_weights(book, path or Path(f"{book.run.name}-weights.png"))
+        print_json(made) if as_json else out.print(made["file"], markup=False)
+        return
     if as_json:
         print_json(
             {

@@ -11,7 +11,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -30,6 +30,11 @@ from orchestrator.errors import UserError
 from orchestrator.spec import Spec
 from orchestrator.training import fragments
 from orchestrator.training.pulse import Pulse
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adamw": torch.optim.AdamW,
+    "sgd": torch.optim.SGD,
+}
 
 
 @dataclass(frozen=True)
@@ -123,6 +128,7 @@ class Engine:
         self.shapes = {name: list(param.shape) for name, param in model.named_parameters()}
         self.engine = self._initialize(model)
         fragments.create_state(self.engine)
+        self.kinds = fragments.kinds(self.engine)
         self.fresh = True  # until the first micro-batch, which compiles
         self.pulse = Pulse()
         self.forward_s = 0.0  # in forward passes so far: the part of a step in which no rank waits for another (but in stage 3)
@@ -142,8 +148,7 @@ class Engine:
                     checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False
                 )
         groups = param_groups(model, train.optimizer.weight_decay)
-        options = train.optimizer
-        optimizer = torch.optim.AdamW(groups, lr=options.lr, betas=options.betas, eps=options.eps)
+        optimizer = OPTIMIZERS[train.optimizer.name](groups, **train.optimizer.arguments())
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             engine, *_ = deepspeed.initialize(
@@ -199,7 +204,7 @@ class Engine:
 
         Called once after each micro-batch by DeepSpeed's rule: only the call after the G-th updates.
         """
-        for group in fragments.adamw(self.engine).param_groups:
+        for group in fragments.inner(self.engine).param_groups:
             group["lr"] = lr
         plain = self._norm() if self.spec.train.zero == 0 else None  # DeepSpeed tells it from stage 1 on
         self.engine.step()
@@ -254,9 +259,7 @@ class Engine:
 
     def filled(self, updates: int) -> None:
         """Go on from filled fragments after `updates` optimizer updates. Collective."""
-        state = fragments.adamw(self.engine).state
-        for flat in fragments.flat_masters(self.engine):
-            state[flat]["step"] = torch.tensor(float(updates), dtype=torch.float32)
+        fragments.set_updates(self.engine, updates)
         fragments.publish_masters(self.engine)
 
 

@@ -11,7 +11,7 @@ import yaml
 from orchestrator.durations import parse_bytes, parse_duration
 from orchestrator.errors import SpecError, UserError
 from orchestrator.frozen import DataFacts, Frozen, bind, differences, identity, resources
-from orchestrator.spec_text import load_spec, parse_spec
+from orchestrator.spec_text import load_spec, parse_spec, validate
 from orchestrator.training.engine import build_model
 
 GOOD = """
@@ -37,6 +37,13 @@ def problems(*overrides: str, text: str = GOOD) -> str:
         ("chekpoint.keep=2", "chekpoint: unknown key; did you mean checkpoint?"),
         ("data.augment.mixup_=1", "data.augment.mixup_: unknown key; did you mean mixup?"),
         ("train.optimizer.lrr=1", "train.optimizer.lrr: unknown key; did you mean lr?"),
+        (
+            "train.optimizer.momentum=0.8",
+            "train.optimizer: momentum got 0.8; adamw does not know it: leave it out",
+        ),
+        ("train.optimizer={name: sgd, eps: 1.0}", "eps got 1.0; sgd does not know it"),
+        ("train.optimizer.name=lamb", "train.optimizer.name: got 'lamb'"),
+        ("train.optimizer={name: sgd, momentum: 1}", "train.optimizer.momentum: got 1"),
         ("workers.max=9", "8 micro-batches"),
         ("workers.min=5", "min got 5, more than max 4"),
         ("train.micro_batch=7", "must divide global_batch 64"),
@@ -77,6 +84,22 @@ def test_scientific_notation_is_a_number() -> None:
     assert (
         parse_spec(GOOD.replace("epochs: 2", "epochs: 2, optimizer: {lr: 1e-3}")).train.optimizer.lr == 1e-3
     )
+
+
+def test_an_optimizer_gets_what_it_knows_and_no_more() -> None:
+    sgd = parse_spec(GOOD, ["train.optimizer.name=sgd"]).train.optimizer
+    assert sgd.arguments() == {"lr": 0.03, "momentum": 0.9}
+    assert sgd.weight_decay == 0
+    adamw = parse_spec(GOOD, ["train.optimizer.betas=[0.9, 0.99]"]).train.optimizer
+    assert adamw.arguments() == {"lr": 1e-3, "betas": (0.9, 0.99), "eps": 1e-8}
+    for spec in (parse_spec(GOOD, ["train.optimizer.name=sgd"]), parse_spec(GOOD)):
+        assert validate(spec.model_dump(mode="json", by_alias=True)) == spec
+
+
+def test_specs_frozen_before_there_was_a_choice_of_optimizers_still_load() -> None:
+    tree = parse_spec(GOOD).model_dump(mode="json", by_alias=True)
+    tree["train"]["optimizer"] = {"lr": 1e-3, "weight_decay": 0.1, "betas": [0.9, 0.999], "eps": 1e-8}
+    assert validate(tree) == parse_spec(GOOD)
 
 
 def test_a_spec_that_is_not_there_is_the_users_to_mend(tmp_path: Path) -> None:
