@@ -102,8 +102,15 @@ def resolve(
     frozen = effective(run.frozen(), run.log().entries)
     tree = yaml.safe_load(yaml.safe_dump(frozen.spec.model_dump(mode="json", by_alias=True)))
     spec = (
-        _absolute(parse_spec(yaml.safe_dump(tree), overrides, where=run.name)) if overrides else frozen.spec
+        _absolute(parse_spec(yaml.safe_dump(tree), overrides, where=run.name, recipes=False))
+        if overrides
+        else frozen.spec
     )
+    if spec.recipe != frozen.spec.recipe:
+        raise UserError(
+            f"run {run.name} was made with recipe {frozen.spec.recipe}, and has all its values; --set recipe={spec.recipe} would change "
+            "none of them: set the keys you mean, or start a new run from a spec"
+        )
     return _resume(run, spec)
 
 
