@@ -368,6 +368,10 @@ class Spec(Section):
     name: str = Field(
         pattern=r"^[a-z0-9]([a-z0-9.-]{0,40}[a-z0-9])?$", description="lower case, digits, `-` and `.`"
     )
+    recipe: str | None = Field(
+        None,
+        description="values for all keys that are left out: [a published way to train](recipes.md), by its name in `mixer recipes`",
+    )
     store: str | None = Field(None, description="s3://bucket/prefix or a folder; else --store or MIXER_STORE")
     model: Model
     data: Data
