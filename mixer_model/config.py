@@ -15,9 +15,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from .token_shapes import fault
+
 IMAGE_CHANNELS: Final = 3
 ACTIVATIONS: Final = ("gelu", "gelu_tanh")
-TOKEN_MIXERS: Final = ("mlp",)
+TOKEN_MIXERS: Final = ("mlp", "resmlp", "gmlp", "s2", "ccs", "smlp", "cycle", "hire", "depthwise", "ms")
 
 
 class ConfigError(ValueError):
@@ -35,7 +37,7 @@ class MixerConfig:
     depth: int
     """Number of blocks."""
     token_dim: int
-    """D_S, the hidden width of the MLP between tokens."""
+    """D_S, the hidden width between tokens, where the mixer has one: mlp, gmlp, hire."""
     channel_dim: int
     """D_C, the hidden width of the MLP between channels."""
     classes: int = 1000
@@ -47,7 +49,7 @@ class MixerConfig:
     activation: str = "gelu_tanh"
     """"gelu_tanh" (the approximation that JAX's GELU and so the published networks are), or "gelu" (erf, timm's)."""
     mixer: str = "mlp"
-    """What mixes tokens, one of TOKEN_MIXERS: "mlp" is MLP-Mixer's."""
+    """What mixes tokens, one of TOKEN_MIXERS: "mlp" is MLP-Mixer's, the others are of the related work."""
 
     def __post_init__(self) -> None:
         for name in ("patch", "dim", "depth", "token_dim", "channel_dim", "classes", "image_size"):
@@ -64,6 +66,8 @@ class MixerConfig:
                 raise ConfigError(
                     f"{name} {getattr(self, name)!r} is not known; allowed: {', '.join(allowed)}"
                 )
+        if wrong := fault(self.mixer, self.dim, self.grid):
+            raise ConfigError(wrong)
 
     @property
     def grid(self) -> int:
@@ -99,6 +103,14 @@ def config(preset: str | None = None, **overrides: int | float | str) -> MixerCo
     fields.setdefault("token_dim", fields["dim"] // 2)
     fields.setdefault("channel_dim", 4 * fields["dim"])
     return MixerConfig(**fields)
+
+
+def require_mlp(model: MixerConfig, where: str) -> None:
+    """Raises ConfigError unless tokens are mixed by MLP-Mixer's own MLP, the only one that `where` (timm, Google's npz) knows."""
+    if model.mixer != "mlp":
+        raise ConfigError(
+            f"{where} knows no Mixer with mixer {model.mixer!r}, only 'mlp'; export it as safetensors, which carries its config"
+        )
 
 
 def nearest(given: str, known: Iterable[str]) -> str:

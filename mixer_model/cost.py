@@ -2,7 +2,7 @@
 
     MixerConfig -> multiplications and additions of its matrix products -> Cost, per image
 
-Counted are matrix products, one multiply-add as two operations, as everyone's MFU does; norms, GELU and sums
+Counted are matrix products and convolutions, one multiply-add as two operations, as everyone's MFU does; norms, GELU and sums
 are left out. The numbers equal those of torch's FlopCounterMode. Optimizer state, gradients and the memory of
 a run are not here.
 """
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from .config import IMAGE_CHANNELS, MixerConfig
 from .config import config as _config
+from .token_costs import token_cost
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,8 @@ def cost(model: MixerConfig | str, *, bytes_per_value: int = 2, **overrides: int
     # Backward is two products for each one forward, but for the stem: nobody wants the gradient of the
     # pixels.
     train = 3 * forward - 2 * _stem_macs(shape)
-    return Cost(_params(shape), forward, train, bytes_per_value * shape.depth * _block_values(shape))
+    values = sum(_block_values(shape, block) for block in range(shape.depth))
+    return Cost(_params(shape), forward, train, bytes_per_value * values)
 
 
 def _resolve(model: MixerConfig | str, overrides: dict[str, int | float | str]) -> MixerConfig:
@@ -50,9 +52,9 @@ def _resolve(model: MixerConfig | str, overrides: dict[str, int | float | str]) 
 
 
 def _params(shape: MixerConfig) -> int:
-    width, tokens = shape.dim, shape.tokens
+    width = shape.dim
     stem = _patch_values(shape) * width + width
-    token = 2 * tokens * shape.token_dim + shape.token_dim + tokens
+    token = token_cost(shape).params
     channel = 2 * width * shape.channel_dim + shape.channel_dim + width
     head = shape.classes * (width + 1)
     return stem + shape.depth * (token + channel + 4 * width) + 2 * width + head
@@ -67,10 +69,10 @@ def _stem_macs(shape: MixerConfig) -> int:
 
 
 def _block_macs(shape: MixerConfig) -> int:
-    return 2 * shape.tokens * shape.dim * (shape.token_dim + shape.channel_dim)
+    return token_cost(shape).macs + 2 * shape.tokens * shape.dim * shape.channel_dim
 
 
-def _block_values(shape: MixerConfig) -> int:
-    """Inputs of both norms and both first products, and each hidden layer before and after its GELU."""
-    hidden = shape.dim * shape.token_dim + shape.tokens * shape.channel_dim
-    return 4 * shape.tokens * shape.dim + 2 * hidden
+def _block_values(shape: MixerConfig, block: int) -> int:
+    """Inputs of both norms and both first products, each hidden layer before and after its GELU, and what a token branch keeps besides."""
+    channel = 3 * shape.tokens * shape.dim + 2 * shape.tokens * shape.channel_dim
+    return token_cost(shape, block).values + channel

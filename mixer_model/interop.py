@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from .config import ConfigError, MixerConfig
+from .config import ConfigError, MixerConfig, require_mlp
 from .config import config as _config
 from .mixer import Mixer
 
@@ -89,8 +89,9 @@ def timm_arguments(config: MixerConfig) -> dict[str, Any]:
     """Keyword arguments with which timm.models.mlp_mixer.MlpMixer has this shape and computes this function.
 
     timm has no name for most shapes (H/14 among them), and its named ones take no other numbers; the class
-    takes all.
+    takes all. Raises ConfigError where tokens are not mixed by an MLP.
     """
+    require_mlp(config, "timm's MlpMixer")
     arguments: dict[str, Any] = {
         "num_classes": config.classes,
         "img_size": config.image_size,
