@@ -21,6 +21,20 @@ SHAPES: list[dict[str, int]] = [
 CONVOLVED = ("depthwise", "ms")
 
 
+@pytest.mark.parametrize(
+    ("dim", "depth", "params", "macs"), [(768, 12, "72.24", "13.99"), (384, 36, "53.92", "10.46")]
+)
+def test_s2_has_the_size_of_its_networks(dim: int, depth: int, params: str, macs: str) -> None:
+    """S2-MLP wide and deep: millions of parameters and GMAC, as a public implementation of both has."""
+    found = cost("B/16", classes=1000, dim=dim, depth=depth, mixer="s2")
+    assert (f"{found.params / 1e6:.2f}", f"{found.flops_forward / 2e9:.2f}") == (params, macs)
+
+
+def test_resmlp_has_the_size_of_its_network() -> None:
+    """ResMLP-S24, but for the LayerScale of its channel MLPs."""
+    assert cost("B/16", classes=1000, dim=384, depth=24, mixer="resmlp").params == 30_020_680 - 24 * 384
+
+
 @pytest.mark.parametrize("numbers", SHAPES)
 @pytest.mark.parametrize("mixer", TOKEN_MIXERS)
 def test_parameters_are_those_of_the_module(mixer: str, numbers: dict[str, int]) -> None:
