@@ -220,3 +220,33 @@ def test_one_graph_serves_all_blocks(
         torch.testing.assert_close(model(images, keep), wanted)
     assert len(graphs) == 1
     assert list(model.state_dict()) == list(Mixer(small, seed=None).state_dict())
+
+
+def test_features_are_what_the_head_sees(small: MixerConfig, images: torch.Tensor) -> None:
+    model, keep = awake(small), keep_masks(0, 0, 3, 5, 0.5)
+    seen: list[torch.Tensor] = []
+    model.head.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    logits = model(images, keep)
+    assert torch.equal(model.features(images, keep), seen[0])
+    assert torch.equal(model.head(model.features(images, keep)), logits)
+    assert seen[0].shape == (5, small.dim)
+
+
+def test_a_rescaled_mask_is_timms_drop_path(timm: Any, small: MixerConfig) -> None:
+    """A kept sample's branch counts 1/keep in timm; the mask timm drew, scaled as ours are, gives the same block."""
+    from timm.layers import DropPath
+
+    block, x = Block(small), torch.randn(40, small.tokens, small.dim)
+    for parameter in block.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    theirs, kept = DropPath(0.25).train(), []
+    torch.manual_seed(2)
+    out = x
+    for norm, mlp in ((block.norm1, block.mlp_tokens), (block.norm2, block.mlp_channels)):
+        branch = theirs(mlp(norm(out)))
+        kept.append(branch.flatten(1).any(dim=1))
+        out = out + branch
+    drawn = torch.stack(kept).float()
+    assert 0 < drawn.mean() < 1
+    kept_counts = keep_masks(0, 0, 2, 40, 0.25, rescale=True)[1].max()
+    torch.testing.assert_close(block(x, drawn * kept_counts), out)
