@@ -44,6 +44,8 @@ class MixerConfig:
     """Side of a square image in pixels, a multiple of `patch`."""
     drop_path: float = 0.0
     """Share of samples whose last block is skipped in training; earlier blocks less, linearly from 0."""
+    drop_path_rescale: bool = False
+    """Whether, in training, what a block adds is divided by its share of samples kept, as in timm; the paper's is not."""
     activation: str = "gelu_tanh"
     """"gelu_tanh" (the approximation that JAX's GELU and so the published networks are), or "gelu" (erf, timm's)."""
     mixer: str = "mlp"
@@ -59,6 +61,8 @@ class MixerConfig:
                 f"take {below or self.patch} or {below + self.patch}"
             )
         _check_share("drop_path", self.drop_path)
+        if not isinstance(self.drop_path_rescale, bool):
+            raise ConfigError(f"drop_path_rescale is {self.drop_path_rescale!r}; it must be true or false")
         for name, allowed in (("activation", ACTIVATIONS), ("mixer", TOKEN_MIXERS)):
             if getattr(self, name) not in allowed:
                 raise ConfigError(

@@ -24,7 +24,8 @@ from mixer_model.interop import WeightsError, read
 from mixer_model.interop.ours import CONFIG, WEIGHTS, config_text, packed, sidecar
 from mixer_model.interop.reading import Found
 from orchestrator.errors import UserError
-from orchestrator.launch import absolute, default_store
+from orchestrator.launch import default_store
+from orchestrator.urls import absolute
 
 NAME: Final = re.compile(r"[a-z0-9]([a-z0-9._-]{0,80}[a-z0-9])?")
 
