@@ -11,24 +11,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import google_crc32c
 import numpy as np
 import torch
 from torch import Tensor
 
-from data_pipeline.storage import NotFound, Store, StoreError, open_store
+from data_pipeline.storage import Store, StoreError
 from mixer_model import interop, resize
 from mixer_model.config import ConfigError, MixerConfig
 from mixer_model.config import config as mixer_config
 from orchestrator import checkpoints, tensor_file
 from orchestrator.checkpoints import Float32, Manifest, Slice
 from orchestrator.errors import MixerError, UserError
+from orchestrator.fetched import at_hand
 from orchestrator.frozen import InitFacts
 from orchestrator.run_log import live_checkpoints
 from orchestrator.run_store import Run
@@ -37,7 +35,6 @@ from orchestrator.urls import IMPORTED, is_file
 
 FILE = IMPORTED  # so that a run's copy can itself be a model.init
 SLICE_ELEMENTS = 1 << 20  # 4 MB: what a checksum covers
-CHUNK_BYTES = 64 << 20
 
 
 @dataclass
@@ -137,31 +134,12 @@ def _of_run(url: str) -> Found:
 
 
 def _of_file(url: str) -> Found:
-    with _at_hand(url) as path:
+    with at_hand(url) as path:
         return Found(*interop.load(path))
 
 
-@contextmanager
-def _at_hand(url: str) -> Iterator[Path]:
-    """The file on this machine; of a url for as long as the block runs."""
-    if "://" not in url:
-        yield Path(url)
-        return
-    base, _, key = url.rpartition("/")
-    store = open_store(base)
-    info = store.head(key)
-    if info is None:
-        raise NotFound(f"nothing at {url}")
-    with tempfile.TemporaryDirectory(prefix="mixer-init-") as folder:
-        path = Path(folder) / key
-        with path.open("wb") as file:
-            for start in range(0, info.size, CHUNK_BYTES):
-                file.write(store.get_range(key, start, min(CHUNK_BYTES, info.size - start)))
-        yield path
-
-
 def _float32(name: str, value: Tensor) -> Float32:
-    values: Float32 = value.contiguous().numpy().astype("<f4", copy=False)
+    values: Float32 = value.float().contiguous().numpy().astype("<f4", copy=False)
     if not np.isfinite(values).all():
         raise UserError(f"{name} holds values that are not finite; take weights of an earlier step")
     return values
