@@ -105,6 +105,15 @@ def config(preset: str | None = None, **overrides: int | float | str) -> MixerCo
     return MixerConfig(**fields)
 
 
+def preset_of(shape: MixerConfig) -> str | None:
+    """The preset that has this shape, at whatever resolution and number of classes; None when none has."""
+    parts = ("patch", "dim", "depth", "token_dim", "channel_dim", "mixer")
+    for name, preset in PRESETS.items():
+        if all(getattr(shape, part) == getattr(preset, part) for part in parts):
+            return name
+    return None
+
+
 def nearest(given: str, known: Iterable[str]) -> str:
     """ ", did you mean 'x'?" for the nearest of `known`, or nothing when none is near."""
     found = difflib.get_close_matches(given, list(known), n=1)

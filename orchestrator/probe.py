@@ -19,9 +19,10 @@ from mixer_model.few_shot import Probe, choose, fit
 from mixer_model.mixer import Mixer, to_input
 from orchestrator.errors import UserError
 from orchestrator.frozen import Frozen
-from orchestrator.launch import absolute, check_classes
+from orchestrator.launch import check_classes
 from orchestrator.run_store import Run
 from orchestrator.training.data import block_cache, evaluation_batches, open_dataset, recipe
+from orchestrator.urls import absolute
 from orchestrator.weights import evaluated_as, here, load_network
 
 PER_CLASS = 30  # samples that seeds draw from: what the authors' pool holds of each ImageNet class at least

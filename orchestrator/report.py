@@ -134,6 +134,7 @@ def _setting(account: Account) -> Html:
     train, frozen = book.frozen.spec.train, book.frozen
     pairs: list[tuple[str, object]] = [
         ("model", model_name(book)),
+        ("first weights", frozen.init.words if frozen.init else f"drawn, seed {train.seed}"),
         ("training images", count(frozen.train.samples)),
         ("validation images", count(frozen.val.samples) if frozen.val else "none"),
         (
@@ -160,6 +161,7 @@ def _identity(book: Book) -> Html:
     pairs: list[tuple[str, object]] = [
         ("fingerprint", code(frozen.fingerprint)),
         ("training data", code(frozen.train.digest[:16])),
+        *([("first weights", code(frozen.init.sha256[:16]))] if frozen.init else []),
         ("samples seen", code(book.status()["id_digest"])),
         *((name, code(version)) for name, version in frozen.code.items()),
     ]

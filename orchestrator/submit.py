@@ -72,7 +72,9 @@ def submit(
             raise UserError(f"{error}; the run is frozen, so `mixer submit {run.name}` tries again") from None
     with suppress(Fenced):  # the job was quicker and leads the run already
         run.log(new_writer(), conditional=conditional).append("submitted", job=job)
-    return {"run": run.name, "url": run.url, "job": job, "cluster": cluster or "RAY_ADDRESS"}
+    init = resolved.frozen.init
+    begun = {"begun from": init.words} if init else {}
+    return {"run": run.name, "url": run.url, "job": job, "cluster": cluster or "RAY_ADDRESS", **begun}
 
 
 def _wanted(given: Sequence[str]) -> tuple[float, dict[str, float]]:

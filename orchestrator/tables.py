@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
+from orchestrator.frozen import InitFacts
 from orchestrator.loading import in_words
 from orchestrator.watch import rate_text
 
@@ -23,6 +24,8 @@ def status_table(facts: dict[str, Any]) -> Table:
     table.add_column(justify="right", style="bold")
     table.add_column()
     table.add_row("run", f"{facts['run']}  ({facts['state']})")
+    if facts["init"]:
+        table.add_row("begun from", InitFacts(**facts["init"]).words)
     table.add_row("step", f"{facts['step']} of {facts['steps']}, {facts['samples_seen']:,} samples")
     table.add_row(
         "workers", f"{facts['world_size']}, attempt {len(facts['attempts'])} (log {facts['attempt']})"

@@ -1,4 +1,4 @@
-"""Commands for what a run has come to: report, look, eval, export; and the demo, which does it all."""
+"""Commands for what a run has come to: report, look, eval; and the demo, which does it all."""
 
 from __future__ import annotations
 
@@ -192,46 +192,6 @@ def _few_shot(run: Any, as_json: bool, sets: dict[str, str | None], *wanted: Any
     with named_bar(as_json) as tell:
         facts = few_shot(run, Wanted(*wanted), tell=tell, **sets)
     print_json(facts) if as_json else out.print("\n".join(lines(facts)), markup=False)
-
-
-def export(
-    run: RunName,
-    store: Store = None,
-    form: Annotated[
-        str,
-        typer.Option(
-            "--format",
-            help="safetensors or timm (the same names in one file); tensorboard: the curves of the committed history",
-        ),
-    ] = "safetensors",
-    path: Annotated[
-        Path | None,
-        typer.Option(
-            "-o",
-            "--out",
-            help="the file, else <run>.safetensors here; of tensorboard the folder, else <run>-tensorboard",
-        ),
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """The newest checkpoint's weights, or the run's curves, in a file that the rest of the field loads."""
-    from orchestrator.launch import find_run
-
-    if form not in ("safetensors", "timm", "tensorboard"):
-        raise UserError(
-            f"--format got {form}; allowed: safetensors, timm, tensorboard (onnx is not there yet)"
-        )
-    found = find_run(run, store)
-    if form == "tensorboard":
-        from orchestrator.curves import export as export_curves
-        from orchestrator.status import Book
-
-        made = export_curves(Book(found), path or Path(f"{found.name}-tensorboard"))
-    else:
-        from orchestrator.weights import export_run
-
-        made = export_run(found, path or Path(f"{found.name}.safetensors"))
-    print_json({"run": found.name, "file": str(made)}) if as_json else out.print(str(made), markup=False)
 
 
 def demo(

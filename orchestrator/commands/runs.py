@@ -40,6 +40,8 @@ def train(
     resolved = resolve(target, store=store, name=name, overrides=overrides or [])
     for line in (f"run {resolved.run.name}  {resolved.run.url}", *said(resolved.frozen.spec)):
         out.print(line, markup=False)
+    if resolved.frozen.init:
+        out.print(f"begun from {resolved.frozen.init.words}", markup=False)
     with watching(resolved.run, resolved.frozen.steps, out) as tell:
         code = lead(resolved, take_over=take_over, say=tell)
     raise typer.Exit(code)

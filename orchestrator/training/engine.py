@@ -14,12 +14,10 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.utils.checkpoint import checkpoint
 
 import mixer_model
 from mixer_model.draws import keep_masks, mixup_lambda
@@ -28,7 +26,7 @@ from mixer_model.mixer import Block, Mixer, to_input
 from mixer_model.param_groups import param_groups
 from orchestrator.errors import UserError
 from orchestrator.spec import Spec
-from orchestrator.training import fragments
+from orchestrator.training import blocks, fragments
 from orchestrator.training.pulse import Pulse
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
@@ -140,15 +138,9 @@ class Engine:
             from deepspeed.utils import set_z3_leaf_modules
 
             set_z3_leaf_modules(model, [Block])
-        for block in model.blocks:
-            if train.compile:  # assigned, not block.compile(): ZeRO-3's hooks stay outside the graph
-                block.forward = torch.compile(block.forward, dynamic=False, fullgraph=True)
-            if train.activation_checkpointing:
-                block.forward = partial(
-                    checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False
-                )
+        blocks.prepare(model, train)
         groups = param_groups(model, train.optimizer.weight_decay)
-        optimizer = OPTIMIZERS[train.optimizer.name](groups, **train.optimizer.arguments())
+        optimizer = OPTIMIZERS[train.optimizer.name](groups, **train.optimizer.arguments(), fused=True)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             engine, *_ = deepspeed.initialize(
@@ -227,8 +219,12 @@ class Engine:
     @torch.no_grad()
     def logits(self, images: torch.Tensor) -> torch.Tensor:
         """fp32 logits [m, classes] of uint8 images [m, H, W, 3], in evaluation mode. Collective in stage 3."""
+        x = self.normalise(images)
+        keep = None
+        if self.spec.model.drop_path:  # all kept, and said so: without masks it would be another graph
+            keep = x.new_ones(self._depth, 2, len(x))
         with self._evaluating():
-            return self.engine(self.normalise(images), None).float()  # type: ignore[no-any-return]
+            return self.engine(x, keep).float()  # type: ignore[no-any-return]
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:

@@ -79,7 +79,9 @@ def set_updates(engine: Any, updates: int) -> None:
     """Tell the optimizer how many updates were made, if it counts them: AdamW does, for the bias of its moments."""
     if isinstance(inner(engine), torch.optim.AdamW):
         for flat in flat_masters(engine):
-            inner(engine).state[flat]["step"] = torch.tensor(float(updates), dtype=torch.float32)
+            inner(engine).state[flat]["step"] = torch.tensor(
+                float(updates), dtype=torch.float32, device=flat.device
+            )
 
 
 def owned(engine: Any, rank: int, world: int) -> Iterator[Fragment]:

@@ -20,6 +20,7 @@ from typing import Any
 import google_crc32c
 
 from data_pipeline.storage import Bytes, Store, StoreError
+from orchestrator import tensor_file
 from orchestrator.checkpoints import KINDS, Manifest, Slice, folder, rank_file, receipt
 from orchestrator.errors import MixerError
 from orchestrator.near.client import Near
@@ -179,17 +180,7 @@ def _slices(copies: list[Copied]) -> Iterator[Copied]:
 
 
 def _header(slices: list[Copied]) -> tuple[bytes, list[int]]:
-    """The safetensors header of `slices`, and where in the file each one's bytes begin."""
-    table, at, places = {}, 0, []
-    for param, kind, start, values in slices:
-        table[f"{kind}/{param}/{start}"] = {
-            "dtype": "F32",
-            "shape": [len(values)],
-            "data_offsets": [at, at + values.nbytes],
-        }
-        places.append(at)
-        at += values.nbytes
-    text = json.dumps(table).encode()
-    text += b" " * (-len(text) % 8)
-    header = len(text).to_bytes(8, "little") + text
-    return header, [len(header) + place for place in places]
+    """The header of a rank's file, and where in it each slice's bytes begin."""
+    return tensor_file.header(
+        (f"{kind}/{param}/{start}", [len(values)], values.nbytes) for param, kind, start, values in slices
+    )

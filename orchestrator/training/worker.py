@@ -91,7 +91,7 @@ def _work(
     from orchestrator.training.evaluate import evaluate
     from orchestrator.training.judge import Judge
     from orchestrator.training.loop import Task, train
-    from orchestrator.training.restore import restore
+    from orchestrator.training.restore import begin_from, restore
     from orchestrator.training.save_clock import SaveClock
     from orchestrator.training.schedule import batches_to_skip
     from orchestrator.training.snapshot import Saver
@@ -114,6 +114,11 @@ def _work(
             manifest, took = restore(engine, run.store, **config["checkpoint"], near=near)
         events.note("loaded", **took)
         step, position, state = manifest.step, manifest.position, manifest.state
+    elif frozen.init:
+        pulse.mark("load")
+        with events.span("load"):
+            took = begin_from(engine, run.store, frozen.init)
+        events.note("loaded", **took)
     batch = spec.train.global_batch
     left_out = batches_to_skip(config.get("left_out", ()), state.get("skipped", ()), position, batch)
     pulse.mark("data", step)

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from mixer_model.config import MixerConfig, config
 from mixer_model.draws import keep_masks
+from mixer_model.layers import Gelu, recompute_gelu
 from mixer_model.mixer import Block, Mixer, PatchConv, to_input
 
 
@@ -139,6 +140,38 @@ def test_the_activation_is_the_one_asked_for(activation: str) -> None:
     assert torch.equal(block.mlp_tokens.act(x), exact if activation == "gelu" else tanh)
 
 
+@pytest.mark.parametrize("activation", ["gelu", "gelu_tanh"])
+def test_recomputing_gelu_changes_no_bit(small: MixerConfig, images: torch.Tensor, activation: str) -> None:
+    model = awake(config(None, **(small.to_dict() | {"activation": activation})))
+
+    def gradients() -> list[torch.Tensor]:
+        loss = F.cross_entropy(model(images), torch.arange(5))
+        return [loss, *torch.autograd.grad(loss, list(model.parameters()))]
+
+    kept = gradients()
+    recompute_gelu(model)
+    assert all(torch.equal(one, other) for one, other in zip(kept, gradients(), strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_what_is_compiled_for_tanh_is_the_same_function(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = torch.cat([torch.linspace(-12, 12, 4001, dtype=torch.float64), torch.tensor([-1e4, 0.0, 1e4])])
+    x = x.to(dtype).requires_grad_()
+    gelu, close = Gelu("gelu_tanh"), {torch.float64: 1e-14, torch.float32: 2e-6, torch.bfloat16: 2e-2}[dtype]
+    plain = gelu(x)
+    (wanted,) = torch.autograd.grad(plain.sum(), x)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    compiled = gelu(x)
+    (slope,) = torch.autograd.grad(compiled.sum(), x)
+    assert not torch.equal(plain, compiled)
+    torch.testing.assert_close(compiled, plain, atol=close, rtol=close)
+    torch.testing.assert_close(slope, wanted, atol=close, rtol=close)
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
+    assert torch.equal(gelu(x), plain)
+
+
 def test_images_of_another_size_are_refused(small: MixerConfig) -> None:
     with pytest.raises(ValueError, match=r"images are \(2, 3, 16, 32\); this Mixer takes \[B, 3, 32, 32\]"):
         Mixer(small)(torch.zeros(2, 3, 16, 32))
@@ -167,14 +200,20 @@ def traced() -> Iterator[tuple[list[Any], Callable[..., Any]]]:
 
 # torch's tracer looks at .grad of inner tensors and hides the warning only where warnings are not errors.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
-@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("masked", "recompute"), [(False, False), (True, False), (False, True)])
 def test_one_graph_serves_all_blocks(
-    small: MixerConfig, images: torch.Tensor, traced: tuple[list[Any], Callable[..., Any]], masked: bool
+    small: MixerConfig,
+    images: torch.Tensor,
+    traced: tuple[list[Any], Callable[..., Any]],
+    masked: bool,
+    recompute: bool,
 ) -> None:
     graphs, backend = traced
     keep = keep_masks(0, 0, 3, 5, 0.5) if masked else None
     model = awake(small)
     wanted = model(images, keep)
+    if recompute:
+        recompute_gelu(model)
     for block in model.blocks:
         block.forward = torch.compile(block.forward, fullgraph=True, backend=backend)
     for _ in range(2):

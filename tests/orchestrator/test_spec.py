@@ -49,6 +49,8 @@ def problems(*overrides: str, text: str = GOOD) -> str:
         ("train.micro_batch=7", "must divide global_batch 64"),
         ("train.steps=5", "either epochs or steps"),
         ("train.zero=5", "train.zero: got 5"),
+        ("train.recompute=all", "train.recompute: got 'all'"),
+        ("train.activation_checkpointing=gelu", "got 'gelu'; give recompute: none, gelu or block"),
         ("model.preset=S/33", "no preset 'S/33'"),
         ("model.image_size=225", "not a multiple of patch 32"),
         ("checkpoint.every=3 weeks", "write a number and one of steps"),
@@ -67,6 +69,12 @@ def test_mistakes_are_named(override: str, said: str) -> None:
 
 def test_zero_0_with_bf16_is_refused_with_the_reason() -> None:
     assert "DeepSpeed's first update is wrong" in problems("train.precision=bf16", "train.zero=0")
+
+
+def test_the_old_name_beside_the_new_one_is_refused() -> None:
+    assert "recompute, given too, has taken its place" in problems(
+        "train.activation_checkpointing=true", "train.recompute=gelu"
+    )
 
 
 def test_all_mistakes_are_told_at_once() -> None:
@@ -128,6 +136,16 @@ def test_durations_become_steps_once() -> None:
 def test_a_frozen_spec_reads_back_equal() -> None:
     frozen = bind(parse_spec(GOOD), FACTS, DataFacts(7, 10.0, "cd"), code={"torch": "2"})
     assert Frozen.from_yaml(frozen.to_yaml()) == frozen
+
+
+@pytest.mark.parametrize(("old", "now"), [("false", "none"), ("true", "block")])
+def test_what_older_versions_froze_still_reads(old: str, now: str) -> None:
+    frozen = bind(parse_spec(GOOD, [f"train.recompute={now}"]), FACTS, None, code={})
+    text = frozen.to_yaml()
+    assert f"recompute: {now}" in text
+    before = text.replace(f"recompute: {now}", f"activation_checkpointing: {old}")
+    assert Frozen.from_yaml(before) == frozen
+    assert parse_spec(GOOD, [f"train.activation_checkpointing={old}"]) == frozen.spec
 
 
 def test_identity_is_the_data_not_where_it_lies() -> None:
