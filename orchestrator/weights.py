@@ -16,12 +16,13 @@ from mixer_model.mixer import Mixer, to_input
 from orchestrator import checkpoints
 from orchestrator.errors import UserError
 from orchestrator.frozen import Frozen, bind
-from orchestrator.launch import absolute, data_facts
+from orchestrator.launch import data_facts
 from orchestrator.run_log import live_checkpoints
 from orchestrator.run_store import Run, effective
 from orchestrator.training.data import evaluation_batches, open_dataset
 from orchestrator.training.engine import Place, build_model
 from orchestrator.training.evaluate import NOTHING, added, facts, scores
+from orchestrator.urls import absolute
 
 Tell = Callable[[int, int], None]
 

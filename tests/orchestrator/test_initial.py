@@ -128,14 +128,14 @@ def broken(path: Path, what: str) -> str:
 @pytest.mark.parametrize(
     ("what", "overrides", "said"),
     [
-        ("gone", (), r"model.init .*x.safetensors: no file"),
+        ("gone", (), r"model.init .*x.safetensors: no(thing|.*file)"),
         ("junk", (), r"model.init .*x.safetensors: .*safetensors"),
         ("not finite", (), r"norm.bias holds values that are not finite|norm.bias"),
         ("narrow", (), r"dim is 32, and the weights have 24; set dim to 24"),
         ("narrow", ("model.dim=24", "model.image_size=64"), r"at 64 pixels it must be 64, 2² times the weights' 16"),
         ("narrow", ("model.dim=24", "model.image_size=48"), r"image_size is 48.*whole multiples of that \(32, 64, 96"),
         ("narrow", ("model.dim=24", "model.classes=11", "model.head=keep"), r"set classes to 10, or head to 'new'"),
-        ("no-such-run", (), r"model.init .*/runs/no-such-run: no run is there; give the name of a run"),
+        ("no-such-run", (), r"model.init .*/runs/no-such-run: no run is there; the store has unsaved. Give the name of one"),
         ("unsaved", (), r"model.init .*/runs/unsaved: the run has no committed checkpoint yet"),
     ],
 )  # fmt: skip
