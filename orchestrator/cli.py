@@ -29,6 +29,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "pack": data.pack,
     "index": data.index,
     "verify": data.verify,
+    "recipes": runs.recipes,
     "train": runs.train,
     "submit": runs.submit,
     "ls": runs.list_command,

@@ -159,7 +159,7 @@ def identity(
     data = {key: value for key, value in tree["data"].items() if key not in _DATA_RESOURCES}
     data["train (digest)"], data["val (digest)"] = train.digest, val.digest if val else None
     train_keys = {key: value for key, value in tree["train"].items() if key not in _TRAIN_RESOURCES}
-    return _flat({"model": tree["model"], "data": data, "train": train_keys})
+    return flat({"model": tree["model"], "data": data, "train": train_keys})
 
 
 def resources(spec: Spec) -> dict[str, Any]:
@@ -168,7 +168,7 @@ def resources(spec: Spec) -> dict[str, Any]:
     data = {key: value for key, value in tree["data"].items() if key in _DATA_RESOURCES}
     train = {key: value for key, value in tree["train"].items() if key in _TRAIN_RESOURCES}
     rest = {key: tree[key] for key in ("checkpoint", "workers", "recovery", "evaluate", "events")}
-    return _flat({"data": data, "train": train, **rest})
+    return flat({"data": data, "train": train, **rest})
 
 
 def fingerprint(facts: dict[str, Any]) -> str:
@@ -182,8 +182,9 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     return [f"{key}: {old.get(key)!r} -> {new.get(key)!r}" for key in keys]
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of nested mappings by their whole key: `model.depth`."""
+    found: dict[str, Any] = {}
     for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found

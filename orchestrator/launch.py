@@ -106,7 +106,12 @@ def resolve(
     tree = yaml.safe_load(yaml.safe_dump(frozen.spec.model_dump(mode="json", by_alias=True)))
     if not overrides:
         return _resume(run, frozen.spec)
-    spec = parse_spec(yaml.safe_dump(tree), overrides, where=run.name)
+    spec = parse_spec(yaml.safe_dump(tree), overrides, where=run.name, recipes=False)
+    if spec.recipe != frozen.spec.recipe:
+        raise UserError(
+            f"run {run.name} was made with recipe {frozen.spec.recipe}, and has all its values; --set recipe={spec.recipe} would change "
+            "none of them: set the keys you mean, or start a new run from a spec"
+        )
     return _resume(run, whole(spec, run.url.rsplit("/runs/", 1)[0]))
 
 
@@ -168,7 +173,7 @@ def data_facts(spec: Spec) -> tuple[DataFacts, DataFacts | None]:
     train = _opened(spec.data.train, spec.model.classes)
     val = _opened(spec.data.val, spec.model.classes) if spec.data.val else None
     if val:
-        _check_classes(train, val)
+        check_classes(train, val)
     return _facts(train), _facts(val) if val else None
 
 
@@ -186,7 +191,7 @@ def _opened(url: str, classes: int) -> Dataset:
     return dataset
 
 
-def _check_classes(train: Dataset, val: Dataset) -> None:
+def check_classes(train: Dataset, val: Dataset) -> None:
     """Where both sets name their classes, they must number them alike: else validation measures something else."""
     if train.classes is None or val.classes is None or train.classes == val.classes:
         return

@@ -39,7 +39,7 @@ class Model(Section):
     dim: int | None = Field(None, ge=1, description="channels of a token; overrides the preset")
     depth: int | None = Field(None, ge=1, description="number of blocks; overrides the preset")
     token_dim: int | None = Field(
-        None, ge=1, description="hidden units of the token-mixing MLP; overrides the preset"
+        None, ge=1, description="hidden units of the token mixer (mlp, gmlp, hire); overrides the preset"
     )
     channel_dim: int | None = Field(
         None, ge=1, description="hidden units of the channel-mixing MLP; overrides the preset"
@@ -52,6 +52,10 @@ class Model(Section):
     )
     activation: Literal["gelu", "gelu_tanh"] = Field(
         "gelu_tanh", description="GELU by tanh (JAX, the published networks) or by erf (timm)"
+    )
+    mixer: Literal["mlp", "resmlp", "gmlp", "s2", "ccs", "smlp", "cycle", "hire", "depthwise", "ms"] = Field(
+        "mlp",
+        description="what mixes tokens: MLP-Mixer's MLP, or one of the related work (docs/token-mixers.md)",
     )
     loss: Literal["softmax", "sigmoid"] = Field(
         "softmax", description="cross-entropy over classes, or per class and summed"
@@ -366,6 +370,10 @@ class Spec(Section):
 
     name: str = Field(
         pattern=r"^[a-z0-9]([a-z0-9.-]{0,40}[a-z0-9])?$", description="lower case, digits, `-` and `.`"
+    )
+    recipe: str | None = Field(
+        None,
+        description="values for all keys that are left out: [a published way to train](recipes.md), by its name in `mixer recipes`",
     )
     store: str | None = Field(None, description="s3://bucket/prefix or a folder; else --store or MIXER_STORE")
     model: Model

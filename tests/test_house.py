@@ -165,8 +165,10 @@ print("HEAVY", heavy, "CODE", code)
         (["train", "--help"], 0),
         (["train", "SPEC"], 2),
         (["status", "none", "--store", "FOLDER"], 2),
+        (["recipes"], 0),
+        (["recipes", "in1k-b"], 0),
     ],
-    ids=["help", "train-help", "spec-error", "no-run"],
+    ids=["help", "train-help", "spec-error", "no-run", "recipes", "recipe"],
 )
 def test_the_face_stays_light(args: list[str], code: int, tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text(BAD_SPEC)

@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from orchestrator.commands.shared import Json, RunName, Set, Store, bar, out, print_facts, print_json, say
+from orchestrator.commands.shared import (
+    Json,
+    RunName,
+    Set,
+    Store,
+    bar,
+    named_bar,
+    out,
+    print_facts,
+    print_json,
+    say,
+)
 from orchestrator.errors import UserError
+
+SEEDS = 3  # of few-shot probes, as in the paper
 
 
 def report(
@@ -127,15 +140,56 @@ def eval_command(
         str | None,
         typer.Option("--data", metavar="URL", help="a packed or indexed set; else the run's data.val"),
     ] = None,
+    shots: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--few-shot",
+            metavar="N",
+            help="instead: accuracy of a linear probe on the features, fitted to N images of each class; repeatable",
+        ),
+    ] = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option("--seeds", help=f"of --few-shot: how often the images are drawn; else {SEEDS}", min=1),
+    ] = None,
+    train_data: Annotated[
+        str | None,
+        typer.Option(
+            "--train-data",
+            metavar="URL",
+            help="of --few-shot: the set to take the images from; else the run's data.train",
+        ),
+    ] = None,
+    pool: Annotated[
+        int | None,
+        typer.Option(
+            "--pool", help="of --few-shot: samples of that set that may be read; else 65 for each class"
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Accuracy of the newest checkpoint on the validation set, here, in one process."""
+    """Accuracy of the newest checkpoint on the validation set, here, in one process; with --few-shot, of its features."""
     from orchestrator.launch import find_run
+
+    if shots:
+        sets = {"crop": crop, "data": data, "train_data": train_data}
+        _few_shot(find_run(run, store), as_json, sets, tuple(sorted(set(shots))), seeds or SEEDS, pool)
+        return
+    if train_data or pool or seeds:
+        raise UserError("--train-data, --pool and --seeds go with --few-shot N")
     from orchestrator.weights import evaluate_run
 
     with bar("evaluating", as_json) as tell:
         facts = evaluate_run(find_run(run, store), crop=crop, data=data, tell=tell)
     print_json(facts) if as_json else print_facts(facts)
+
+
+def _few_shot(run: Any, as_json: bool, sets: dict[str, str | None], *wanted: Any) -> None:
+    from orchestrator.probe import Wanted, few_shot, lines
+
+    with named_bar(as_json) as tell:
+        facts = few_shot(run, Wanted(*wanted), tell=tell, **sets)
+    print_json(facts) if as_json else out.print("\n".join(lines(facts)), markup=False)
 
 
 def demo(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import stdev
 from typing import Any
 
 import pytest
@@ -14,6 +15,8 @@ from mixer_model.interop import timm_arguments
 from mixer_model.mixer import to_input
 from orchestrator.errors import UserError
 from orchestrator.logs import lines
+from orchestrator.probe import Wanted, few_shot
+from orchestrator.probe import lines as said_of
 from orchestrator.weights import evaluate_run, export_as, export_run, load_network
 from tests.mixer_model.conftest import timm  # noqa: F401  (a fixture)
 from tests.runs import Small
@@ -66,5 +69,15 @@ def test_a_runs_weights_load_strictly_into_timm_and_give_the_same_logits(
 
     other = evaluate_run(book.run, crop="whole", data=book.frozen.spec.data.train)
     assert (other["samples"], other["crop"]) == (1437, "whole")
+    probed = few_shot(book.run, Wanted((5, 10), seeds=3))
+    five, ten = probed["few_shot"]
+    assert (five["shots"], ten["shots"], len(ten["accuracies"])) == (5, 10, 3)
+    assert 0.5 < five["accuracy"] < ten["accuracy"] <= 1
+    assert ten["std"] == pytest.approx(stdev(ten["accuracies"]))
+    assert (probed["samples"], probed["classes"], probed["pool"]["short"]) == (360, 10, [])
+    assert few_shot(book.run, Wanted((10,), seeds=2))["few_shot"][0]["accuracies"] == ten["accuracies"][:2]
+    scarce = few_shot(book.run, Wanted((10,), seeds=1, pool=40))
+    assert scarce["pool"]["read"] == 40
+    assert f"{len(scarce['pool']['short'])} classes have fewer than 10" in said_of(scarce)[-1]
     with pytest.raises(UserError, match="--crop got middle; allowed: auto, resmall-crop, resize-crop, whole"):
         evaluate_run(book.run, crop="middle")
