@@ -27,6 +27,7 @@ from orchestrator.errors import UserError
 from orchestrator.launch import default_store
 from orchestrator.urls import absolute
 
+CHUNK_BYTES: Final = 64 << 20
 NAME: Final = re.compile(r"[a-z0-9]([a-z0-9._-]{0,80}[a-z0-9])?")
 
 
@@ -40,7 +41,7 @@ def import_weights(
 ) -> dict[str, Any]:
     """What the weights in `source` are, and where they now lie: in the store under `name`, or at `out`. UserError where they are none."""
     wanted = _checked_name(name or _name_of(source))
-    with _at_hand(source) as path:
+    with at_hand(source) as path:
         try:
             found = read(path, activation=activation)
             data = packed({key: value.float() for key, value in found.state.items()}, found.config)
@@ -154,7 +155,7 @@ def _checked_name(name: str) -> str:
 
 
 @contextmanager
-def _at_hand(source: str) -> Iterator[Path]:
+def at_hand(source: str) -> Iterator[Path]:
     """The file on this machine, with the JSON beside it; of a url for as long as the block runs."""
     if "://" not in source:
         yield Path(source).expanduser()
@@ -164,10 +165,11 @@ def _at_hand(source: str) -> Iterator[Path]:
     store = open_store(base)
     with tempfile.TemporaryDirectory(prefix="mixer-import-") as folder:
         path = Path(folder) / key
-        try:
-            path.write_bytes(store.get(key))
-        except NotFound as error:
-            raise UserError(f"nothing at {url}; give a file, or the url of one") from error
+        if (info := store.head(key)) is None:
+            raise UserError(f"nothing at {url}; give a file, or the url of one")
+        with path.open("wb") as file:
+            for start in range(0, info.size, CHUNK_BYTES):
+                file.write(store.get_range(key, start, min(CHUNK_BYTES, info.size - start)))
         for other in dict.fromkeys((sidecar(path).name, CONFIG)):
             if store.head(other) is not None:
                 path.with_name(other).write_bytes(store.get(other))

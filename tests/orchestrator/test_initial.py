@@ -23,6 +23,7 @@ from orchestrator.launch import freeze, resolve
 from orchestrator.listing import list_store
 from orchestrator.status import Book
 from orchestrator.urls import located
+from tests.conftest import BucketMaker
 from tests.runs import Small, make_small
 
 SHAPE = config(
@@ -128,14 +129,14 @@ def broken(path: Path, what: str) -> str:
 @pytest.mark.parametrize(
     ("what", "overrides", "said"),
     [
-        ("gone", (), r"model.init .*x.safetensors: no file"),
+        ("gone", (), r"model.init .*x.safetensors: no(thing|.*file)"),
         ("junk", (), r"model.init .*x.safetensors: .*safetensors"),
         ("not finite", (), r"norm.bias holds values that are not finite|norm.bias"),
         ("narrow", (), r"dim is 32, and the weights have 24; set dim to 24"),
         ("narrow", ("model.dim=24", "model.image_size=64"), r"at 64 pixels it must be 64, 2² times the weights' 16"),
         ("narrow", ("model.dim=24", "model.image_size=48"), r"image_size is 48.*whole multiples of that \(32, 64, 96"),
         ("narrow", ("model.dim=24", "model.classes=11", "model.head=keep"), r"set classes to 10, or head to 'new'"),
-        ("no-such-run", (), r"model.init .*/runs/no-such-run: no run is there; give the name of a run"),
+        ("no-such-run", (), r"model.init .*/runs/no-such-run: no run is there; the store has unsaved. Give the name of one"),
         ("unsaved", (), r"model.init .*/runs/unsaved: the run has no committed checkpoint yet"),
     ],
 )  # fmt: skip
@@ -180,6 +181,25 @@ def test_a_folder_whose_run_was_never_made_is_not_listed(small: Small, tmp_path:
     resolved.initial.write(resolved.run.store)  # and then killed
     assert [row["run"] for row in list_store(small.store)] == ["whole"]
     assert small.resolve("half", f"model.init={source}").new
+
+
+def test_weights_and_runs_may_lie_in_a_bucket(
+    small: Small, tmp_path: Path, rclone_bucket: BucketMaker
+) -> None:
+    bucket, source = rclone_bucket(), weights(tmp_path / "a.safetensors")
+    open_store(f"{bucket}/weights/a").put("model.safetensors", Path(source).read_bytes())
+    there = Small(small.folder, bucket)
+    one = frozen_at(there, "one", f"model.init={bucket}/weights/a").init
+    here = small.resolve("two", f"model.init={source}").frozen.init
+    assert one
+    assert here
+    assert one.source == f"{bucket}/weights/a/model.safetensors"
+    assert one.sha256 == here.sha256
+    assert checkpoints.load_manifest(open_store(f"{bucket}/runs/one"), one.path, one.manifest).kinds == [
+        "weight"
+    ]
+    with pytest.raises(UserError, match=r"model.init s3://.*/b.npz: nothing at s3://"):
+        there.resolve("x", f"model.init={bucket}/weights/b.npz")
 
 
 @pytest.mark.parametrize(
