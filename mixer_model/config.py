@@ -44,6 +44,8 @@ class MixerConfig:
     """Side of a square image in pixels, a multiple of `patch`."""
     drop_path: float = 0.0
     """Share of samples whose last block is skipped in training; earlier blocks less, linearly from 0."""
+    drop_path_rescale: bool = False
+    """Whether, in training, what a block adds is divided by its share of samples kept, as in timm; the paper's is not."""
     activation: str = "gelu_tanh"
     """"gelu_tanh" (the approximation that JAX's GELU and so the published networks are), or "gelu" (erf, timm's)."""
     mixer: str = "mlp"
@@ -59,6 +61,8 @@ class MixerConfig:
                 f"take {below or self.patch} or {below + self.patch}"
             )
         _check_share("drop_path", self.drop_path)
+        if not isinstance(self.drop_path_rescale, bool):
+            raise ConfigError(f"drop_path_rescale is {self.drop_path_rescale!r}; it must be true or false")
         for name, allowed in (("activation", ACTIVATIONS), ("mixer", TOKEN_MIXERS)):
             if getattr(self, name) not in allowed:
                 raise ConfigError(
@@ -99,6 +103,15 @@ def config(preset: str | None = None, **overrides: int | float | str) -> MixerCo
     fields.setdefault("token_dim", fields["dim"] // 2)
     fields.setdefault("channel_dim", 4 * fields["dim"])
     return MixerConfig(**fields)
+
+
+def preset_of(shape: MixerConfig) -> str | None:
+    """The preset that has this shape, at whatever resolution and number of classes; None when none has."""
+    parts = ("patch", "dim", "depth", "token_dim", "channel_dim", "mixer")
+    for name, preset in PRESETS.items():
+        if all(getattr(shape, part) == getattr(preset, part) for part in parts):
+            return name
+    return None
 
 
 def nearest(given: str, known: Iterable[str]) -> str:

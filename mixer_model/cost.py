@@ -10,9 +10,12 @@ a run are not here.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
-from .config import IMAGE_CHANNELS, MixerConfig
+from .config import IMAGE_CHANNELS, ConfigError, MixerConfig
 from .config import config as _config
+
+RECOMPUTE: Final = ("none", "gelu", "block")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,21 +29,31 @@ class Cost:
     flops_train: int
     """Operations of one image forward and backward, nothing recomputed."""
     activation_bytes: int
-    """Bytes the blocks keep of one image for the backward pass, nothing recomputed."""
+    """Bytes the blocks keep of one image for the backward pass. Where blocks are recomputed, the one at work needs its values besides."""
 
 
-def cost(model: MixerConfig | str, *, bytes_per_value: int = 2, **overrides: int | float | str) -> Cost:
+def cost(
+    model: MixerConfig | str,
+    *,
+    bytes_per_value: int = 2,
+    recompute: str = "none",
+    **overrides: int | float | str,
+) -> Cost:
     """The cost of a config, or of a preset with `overrides` (classes=, image_size=, ...).
 
-    `bytes_per_value` is the width of an activation: 2 for bf16, 4 for fp32. Raises ConfigError as `config`
-    does.
+    `bytes_per_value` is the width of an activation: 2 for bf16, 4 for fp32. `recompute`, one of RECOMPUTE, is what
+    the backward pass computes again; it changes `activation_bytes` only. Raises ConfigError as `config` does, and
+    for another `recompute`.
     """
+    if recompute not in RECOMPUTE:
+        raise ConfigError(f"recompute {recompute!r} is not known; allowed: {', '.join(RECOMPUTE)}")
     shape = _resolve(model, overrides)
     forward = 2 * (_stem_macs(shape) + shape.depth * _block_macs(shape) + shape.dim * shape.classes)
     # Backward is two products for each one forward, but for the stem: nobody wants the gradient of the
     # pixels.
     train = 3 * forward - 2 * _stem_macs(shape)
-    return Cost(_params(shape), forward, train, bytes_per_value * shape.depth * _block_values(shape))
+    values = shape.depth * _kept_values(shape, recompute)
+    return Cost(_params(shape), forward, train, bytes_per_value * values)
 
 
 def _resolve(model: MixerConfig | str, overrides: dict[str, int | float | str]) -> MixerConfig:
@@ -70,7 +83,12 @@ def _block_macs(shape: MixerConfig) -> int:
     return 2 * shape.tokens * shape.dim * (shape.token_dim + shape.channel_dim)
 
 
-def _block_values(shape: MixerConfig) -> int:
-    """Inputs of both norms and both first products, and each hidden layer before and after its GELU."""
+def _kept_values(shape: MixerConfig, recompute: str) -> int:
+    """What a block keeps of one image.
+
+    "none": inputs of both norms and both first products, each hidden layer before and after its GELU; "gelu": the
+    same, but hidden layers before it only; "block": its input.
+    """
+    stream = shape.tokens * shape.dim
     hidden = shape.dim * shape.token_dim + shape.tokens * shape.channel_dim
-    return 4 * shape.tokens * shape.dim + 2 * hidden
+    return {"none": 4 * stream + 2 * hidden, "gelu": 4 * stream + hidden, "block": stream}[recompute]

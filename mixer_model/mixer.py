@@ -10,8 +10,8 @@ graph serves all of them.
 Stochastic depth follows the paper and google-research/big_vision (models/mlp_mixer.py): the rate rises
 linearly over the blocks, one rate for both MLPs of a block, and what is kept is NOT scaled up by 1/keep,
 neither in training nor, inversely, at evaluation (timm scales, and has one rate for all). The masks are an
-argument, drawn by `keep_masks`; the network itself draws nothing. It does not move itself to a device,
-compile, shard or checkpoint activations.
+argument, drawn by `keep_masks`, which scales them where asked to; the network itself draws nothing. It does
+not move itself to a device, compile, shard or checkpoint activations.
 """
 
 from __future__ import annotations
@@ -102,6 +102,11 @@ class Mixer(nn.Module):
 
     def forward(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
         """Logits [B,K] of float images [B,3,H,W] scaled to [-1,1]; `keep` [depth,2,B] as in Block."""
+        logits: Tensor = self.head(self.features(images, keep))
+        return logits
+
+    def features(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
+        """What the head sees, [B,C]: the tokens after the last norm, averaged. Arguments as in `forward`."""
         size = self.config.image_size
         if tuple(images.shape[1:]) != (IMAGE_CHANNELS, size, size):
             raise ValueError(
@@ -110,8 +115,8 @@ class Mixer(nn.Module):
         x = self.stem(images.to(self.head.weight.dtype))
         for index, block in enumerate(self.blocks):
             x = block(x, None if keep is None else keep[index])
-        logits: Tensor = self.head(self.norm(x).mean(dim=1))
-        return logits
+        pooled: Tensor = self.norm(x).mean(dim=1)
+        return pooled
 
     @torch.no_grad()
     def reset(self, seed: int, *, head_bias: float = 0.0) -> None:

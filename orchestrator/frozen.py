@@ -20,8 +20,9 @@ from orchestrator.spec import Spec
 from orchestrator.spec_text import validate
 
 FORMAT = 1
-# A copy of the same data elsewhere is the same data, and neither threads nor a cache change a pixel.
-_DATA_RESOURCES = {"train", "val", "threads", "cache", "bad", "bad_share"}
+# A copy of the same data elsewhere is the same data, and neither threads nor a cache nor what evaluation sees change a pixel
+# that is trained on.
+_DATA_RESOURCES = {"train", "val", "eval_crop", "threads", "cache", "bad", "bad_share"}
 _TRAIN_RESOURCES = {"compile_cache"}
 
 

@@ -34,7 +34,10 @@ def status_table(facts: dict[str, Any]) -> Table:
         table.add_row("MFU", f"{facts['mfu']:.1%}")
     if facts["evaluation"]:
         seen = facts["evaluation"]
-        table.add_row("validation", f"{seen['accuracy']:.2%} of {seen['samples']} at step {seen['step']}")
+        top5 = f" (top-5 {seen['top5']:.2%})" if "top5" in seen else ""
+        table.add_row(
+            "validation", f"{seen['accuracy']:.2%}{top5} of {seen['samples']} at step {seen['step']}"
+        )
     if facts["bad_samples"]:
         table.add_row("bad samples", str(facts["bad_samples"]))
     if facts["left_out"]:

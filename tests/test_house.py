@@ -59,6 +59,8 @@ def test_each_foreign_library_has_its_owner() -> None:
     assert users_of("ray.train") == {"orchestrator/on_ray/placement.py", "orchestrator/on_ray/shell.py"}
     assert all(name.startswith("data_pipeline/") for name in users_of("boto3") | users_of("botocore"))
     assert all(name.startswith("data_pipeline/") for name in users_of("webdataset"))
+    assert users_of("triton") == {"mixer_model/kernels/on_cuda.py"}
+    assert users_of("onnxruntime") == {"mixer_model/interop/onnx.py"}
     assert users_of("tensorboardX") == {"orchestrator/tensorboard.py"}
     assert all(name.startswith(("clusters/", "orchestrator/on_ray/")) for name in users_of("ray"))
 
@@ -89,6 +91,8 @@ def test_the_model_knows_torch_and_nothing_of_the_rest() -> None:
         "torch",
         "numpy",
         "safetensors",
+        "triton",
+        "onnxruntime",
         "matplotlib",
         "PIL",
         "mixer_model",

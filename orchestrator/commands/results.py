@@ -1,4 +1,4 @@
-"""Commands for what a run has come to: report, look, eval, export; and the demo, which does it all."""
+"""Commands for what a run has come to: report, look, eval; and the demo, which does it all."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.commands.shared import Json, RunName, Set, Store, out, print_facts, print_json, say
+from orchestrator.commands.shared import Json, RunName, Set, Store, bar, out, print_facts, print_json, say
 from orchestrator.errors import UserError
 
 
@@ -113,53 +113,29 @@ def _slots(text: str) -> range:
     return range(int(first), int(last) if colon else int(first) + 1)
 
 
-def eval_command(run: RunName, store: Store = None, as_json: Json = False) -> None:
+def eval_command(
+    run: RunName,
+    store: Store = None,
+    crop: Annotated[
+        str | None,
+        typer.Option(
+            "--crop",
+            help="resmall-crop or resize-crop (the paper's two), whole, auto; else the spec's data.eval_crop",
+        ),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option("--data", metavar="URL", help="a packed or indexed set; else the run's data.val"),
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """Accuracy of the newest checkpoint on the validation set, here, in one process."""
     from orchestrator.launch import find_run
     from orchestrator.weights import evaluate_run
 
-    facts = evaluate_run(find_run(run, store))
+    with bar("evaluating", as_json) as tell:
+        facts = evaluate_run(find_run(run, store), crop=crop, data=data, tell=tell)
     print_json(facts) if as_json else print_facts(facts)
-
-
-def export(
-    run: RunName,
-    store: Store = None,
-    form: Annotated[
-        str,
-        typer.Option(
-            "--format",
-            help="safetensors or timm (the same names in one file); tensorboard: the curves of the committed history",
-        ),
-    ] = "safetensors",
-    path: Annotated[
-        Path | None,
-        typer.Option(
-            "-o",
-            "--out",
-            help="the file, else <run>.safetensors here; of tensorboard the folder, else <run>-tensorboard",
-        ),
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """The newest checkpoint's weights, or the run's curves, in a file that the rest of the field loads."""
-    from orchestrator.launch import find_run
-
-    if form not in ("safetensors", "timm", "tensorboard"):
-        raise UserError(
-            f"--format got {form}; allowed: safetensors, timm, tensorboard (onnx is not there yet)"
-        )
-    found = find_run(run, store)
-    if form == "tensorboard":
-        from orchestrator.curves import export as export_curves
-        from orchestrator.status import Book
-
-        made = export_curves(Book(found), path or Path(f"{found.name}-tensorboard"))
-    else:
-        from orchestrator.weights import export_run
-
-        made = export_run(found, path or Path(f"{found.name}.safetensors"))
-    print_json({"run": found.name, "file": str(made)}) if as_json else out.print(str(made), markup=False)
 
 
 def demo(

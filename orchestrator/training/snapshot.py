@@ -13,14 +13,14 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
 import google_crc32c
 
 from data_pipeline.storage import Bytes, Store, StoreError
-from orchestrator.checkpoints import Manifest, Slice, folder, rank_file, receipt
+from orchestrator.checkpoints import KINDS, Manifest, Slice, folder, rank_file, receipt
 from orchestrator.errors import MixerError
 from orchestrator.near.client import Near
 from orchestrator.redact import redact
@@ -48,9 +48,10 @@ class Saver:
         rank: int,
         world: int,
         shapes: dict[str, list[int]],
+        kinds: Sequence[str] = KINDS,
         near: Near | None = None,
     ) -> None:
-        self._store, self._events, self._shapes = store, events, shapes
+        self._store, self._events, self._shapes, self._kinds = store, events, shapes, kinds
         self._near = near or Near(None)
         self._attempt, self._rank, self._world = attempt, rank, world
         self._memory = HostMemory()
@@ -150,6 +151,7 @@ class Saver:
             files={facts["name"]: {"bytes": facts["bytes"], "sha256": facts["sha256"]} for facts in receipts},
             slices=[Slice(*item) for facts in receipts for item in facts["slices"]],
             state=state,
+            kinds=self._kinds,
         )
         manifest.check_cover()
         self._store.put_if_absent(f"{path}/manifest.json", manifest.to_bytes())

@@ -129,7 +129,7 @@ def _work(
             events.board = Board(run.store, config["attempt"], batch=batch, step=step)
             contact.tell(steps=frozen.steps, step=step, world_size=place.world)
         of_rank = {"attempt": config["attempt"], "rank": place.rank, "world": place.world}
-        saver = Saver(run.store, events, **of_rank, shapes=engine.shapes, near=near)
+        saver = Saver(run.store, events, **of_rank, shapes=engine.shapes, kinds=engine.kinds, near=near)
         saver.prepare(engine.owned())
         if step:
             saver.last_step = step

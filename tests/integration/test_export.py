@@ -9,9 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from mixer_model import interop
 from mixer_model.interop import timm_arguments
 from mixer_model.mixer import to_input
-from orchestrator.weights import evaluate_run, export_run, load_network
+from orchestrator.errors import UserError
+from orchestrator.logs import lines
+from orchestrator.weights import evaluate_run, export_as, export_run, load_network
 from tests.mixer_model.conftest import timm  # noqa: F401  (a fixture)
 from tests.runs import Small
 
@@ -35,6 +38,33 @@ def test_a_runs_weights_load_strictly_into_timm_and_give_the_same_logits(
     )
     with torch.no_grad():
         torch.testing.assert_close(theirs(images), model(images), rtol=1e-5, atol=1e-5)
+    for form, activation in (("npz", "gelu_tanh"), ("timm", "gelu_tanh"), ("onnx", None)):
+        told = export_as(book.run, tmp_path / form if form == "timm" else tmp_path, form)
+        assert (told["step"], told["format"]) == (30, form)
+        if activation is None:
+            assert told["notes"][0].startswith(
+                "checked with onnxruntime: logits differ from torch's by at most "
+            )
+            continue
+        shape, state = interop.load(told["file"])
+        assert shape == model.config
+        assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
+    assert {path.name for path in tmp_path.glob("out.*")} == {
+        "out.safetensors",
+        "out.json",
+        "out.npz",
+        "out.onnx",
+    }
     facts = evaluate_run(book.run)
-    assert facts["samples"] == 360
-    assert facts["accuracy"] == pytest.approx(book.status()["evaluation"]["accuracy"], abs=1 / 360)
+    seen = book.status()["evaluation"]
+    assert (facts["samples"], facts["step"], facts["crop"]) == (360, 30, "auto")
+    assert facts["accuracy"] == pytest.approx(seen["accuracy"], abs=1 / 360)
+    assert facts["top5"] == pytest.approx(seen["top5"], abs=1 / 360)
+    assert facts["loss"] == pytest.approx(seen["loss"], rel=1e-4)
+    assert facts["accuracy"] < facts["top5"] <= 1
+    assert f"top-5 {seen['top5']:.2%}" in "\n".join(lines(book.entries, book.events))
+
+    other = evaluate_run(book.run, crop="whole", data=book.frozen.spec.data.train)
+    assert (other["samples"], other["crop"]) == (1437, "whole")
+    with pytest.raises(UserError, match="--crop got middle; allowed: auto, resmall-crop, resize-crop, whole"):
+        evaluate_run(book.run, crop="middle")
