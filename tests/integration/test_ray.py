@@ -106,7 +106,7 @@ def test_submit_look_scale_stop_resume_from_any_machine(desk: Desk, rclone_store
     assert "is led by" in refused
     assert "--take-over" in refused
     desk.mixer("scale", "sub", "2:2", "--store", desk.store)
-    wait_for(lambda: _world(desk, "sub") == 2, timeout=60, every=0.2)
+    wait_for(lambda: _world(desk, "sub") == 2, timeout=120, every=0.2)
     said = desk.mixer("stop", "sub", "--store", desk.store)
     assert re.search(r"stopped at step \d+", said)
     status = desk.status("sub")
