@@ -34,6 +34,8 @@ def rewire(model: Mixer, options: Options) -> None:
 
 def _block(options: Options) -> Callable[..., Tensor]:
     """A forward for all blocks, one code object, so that one compiled graph serves all. No sample skips a block."""
+    if options.layout == "kernels":
+        return lambda block, x, keep=None: _with_kernels(block, x, options)
     tokens = {"turned": _turned, "batched": _batched, "kernel": _with_kernel}[options.layout]
 
     def forward(block: Block, x: Tensor, keep: None = None) -> Tensor:
@@ -48,9 +50,19 @@ def _turned(block: Block, x: Tensor, options: Options) -> Tensor:
 
 
 def _with_kernel(block: Block, x: Tensor, options: Options) -> Tensor:
+    return _by_channel(block, x, options).transpose(1, 2)
+
+
+def _with_kernels(block: Block, x: Tensor, options: Options) -> Tensor:
+    norm = block.norm2
+    x, normed = ops.add_norm(x, _by_channel(block, x, options), norm.weight, norm.bias, norm.eps)
+    return x + _mlp(block.mlp_channels, normed, options)
+
+
+def _by_channel(block: Block, x: Tensor, options: Options) -> Tensor:
+    """The token branch, not turned back: [B,C,S]."""
     norm = block.norm1
-    turned = ops.norm_transpose(x, norm.weight, norm.bias, norm.eps)
-    return _mlp(block.mlp_tokens, turned, options).transpose(1, 2)
+    return _mlp(block.mlp_tokens, ops.norm_transpose(x, norm.weight, norm.bias, norm.eps), options)
 
 
 def _batched(block: Block, x: Tensor, options: Options) -> Tensor:

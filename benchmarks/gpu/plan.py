@@ -31,7 +31,7 @@ class Options:
     """"no", "block" (one block, used for all), "model" (whole), or a block by one of training.COMPILERS."""
     layout: str = "turned"
     """Token mixing: "turned" (transpose, then linear layers), "batched" (W X for each sample, nothing turned),
-    "kernel" (norm and transpose in one kernel, then linear layers)."""
+    "kernel" (norm and transpose in one kernel, then linear layers), "kernels" (and the way back in another)."""
     gelu: str = "torch"
     """"torch", or "kernel": bias and GELU in one kernel."""
     recompute: str = "none"
@@ -105,8 +105,9 @@ FP8: Final = {"fp8": replace(OURS, fp8="forward"), "fp8, fast sums": replace(OUR
 LAYOUT: Final = {
     "batched tokens": replace(OURS, layout="batched"),
     "norm kernel": replace(OURS, layout="kernel"),
+    "norm kernels": replace(OURS, layout="kernels"),
     "gelu kernel": replace(OURS, gelu="kernel"),
-    "both kernels": replace(OURS, layout="kernel", gelu="kernel"),
+    "all kernels": replace(OURS, layout="kernels", gelu="kernel"),
 }
 COMPILE: Final = {
     "CUDA graph of the step": replace(OURS, graph=True),

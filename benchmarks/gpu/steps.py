@@ -60,7 +60,8 @@ def forget(device: torch.device) -> None:
 
 def _figures(row: Row, setting: Setting, device: torch.device) -> dict[str, Any]:
     options = row.options
-    if device.type == "cuda" and "kernel" in (options.layout, options.gelu) and not ops.available():
+    kernels = options.layout in ("kernel", "kernels") or options.gelu == "kernel"
+    if kernels and device.type == "cuda" and not ops.available():
         raise Missing("triton is not installed")
     shape = setting.shapes[row.size]
     if device.type == "cuda":
