@@ -1,7 +1,7 @@
 """From an image to the pixels a model sees, written into the batch's own memory.
 
-Training: random resized crop (or the whole image resized), mirror, RandAugment. Evaluation: short side
-resized, centre cut out. Every random number of a training image is drawn from a counter-based generator
+Training: random resized crop (or the whole image resized), mirror, RandAugment. Evaluation: short side or
+both sides resized, centre cut out. Every random number of a training image is drawn from a counter-based generator
 keyed by (seed, item), so its pixels depend on neither worker, thread nor order. Resizing is torch's
 antialiased one on uint8 (with "bilinear" Pillow's result to one grey level). Values stay uint8; normalising is the
 model's business.
@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ from data_pipeline.randaugment import randaugment
 from data_pipeline.roi import Box
 
 Interpolation = Literal["bilinear", "bicubic"]
+EvalCrop = Literal["auto", "resmall-crop", "resize-crop", "whole"]
 Draws = Callable[[int], npt.NDArray[np.float64]]
 
 CROP_TRIES = 10
@@ -39,6 +40,11 @@ class Recipe:
     mode: "rrc", a random crop covering a share `scale` of the area with an aspect `ratio` (width over
     height), or "resize", the whole image, its aspect ignored. flip mirrors half of the images. randaugment:
     (operations, magnitude 0..30), or None. interpolation: "bilinear" or "bicubic", antialiased.
+
+    eval_crop, of evaluation: "resmall-crop", the short side scaled to 8/7 of image_size and the centre cut out;
+    "resize-crop", both sides scaled to that, whatever the aspect, and the centre cut out (the two of MLP-Mixer,
+    arXiv:2105.01601, appendix C: 256 and 224); "whole", nothing cut off; "auto", the first of them, but "whole" for
+    mode "resize" and for an image no larger than image_size.
     """
 
     image_size: int
@@ -48,12 +54,15 @@ class Recipe:
     flip: bool = True
     randaugment: tuple[int, float] | None = None
     interpolation: Interpolation = "bilinear"
+    eval_crop: EvalCrop = "auto"
 
     def __post_init__(self) -> None:
         if self.image_size < 1 or self.mode not in ("rrc", "resize"):
             raise ValueError(
                 f"recipe: image_size {self.image_size}, mode {self.mode!r}; give >= 1, 'rrc' or 'resize'"
             )
+        if self.eval_crop not in get_args(EvalCrop):
+            raise ValueError(f"recipe: eval_crop {self.eval_crop!r}; give {', '.join(get_args(EvalCrop))}")
         if not (0 < self.scale[0] <= self.scale[1] <= 1 and 0 < self.ratio[0] <= self.ratio[1]):
             raise ValueError(
                 f"recipe: scale {self.scale}, ratio {self.ratio}; give 0 < low <= high, scale at most 1"
@@ -80,20 +89,19 @@ class Recipe:
             out[...] = randaugment(out, *self.randaugment, draws)
 
     def evaluate(self, image: Pixels, out: Pixels) -> None:
-        """Writes the evaluation view of `image` into `out`: no random numbers, the centre in full.
-
-        Mode "resize", or an image no larger than the view: resized as a whole.
-        """
-        size = self.image_size
-        if self.mode != "resize":
+        """Writes the evaluation view of `image`, as `eval_crop` says, into `out`: no random numbers."""
+        size, auto = self.image_size, self.eval_crop == "auto"
+        if self.eval_crop == "resmall-crop" or (auto and self.mode != "resize"):
             image = _without_ends(image)
         height, width = image.shape[:2]
-        if self.mode == "resize" or max(height, width) <= size:
+        if self.eval_crop == "whole" or (auto and (self.mode == "resize" or max(height, width) <= size)):
             resize_into(out, image, self.interpolation)
             return
         short = int(size * EVAL_MARGIN)
         ratio = short / min(height, width)
         sides = max(short, int(height * ratio)), max(short, int(width * ratio))
+        if self.eval_crop == "resize-crop":
+            sides = short, short
         view = resize(image, *sides, self.interpolation)
         top, left = round((view.shape[0] - size) / 2), round((view.shape[1] - size) / 2)
         out[...] = view[top : top + size, left : left + size]

@@ -15,9 +15,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from .token_shapes import fault
+
 IMAGE_CHANNELS: Final = 3
 ACTIVATIONS: Final = ("gelu", "gelu_tanh")
-TOKEN_MIXERS: Final = ("mlp",)
+TOKEN_MIXERS: Final = ("mlp", "resmlp", "gmlp", "s2", "ccs", "smlp", "cycle", "hire", "depthwise", "ms")
 
 
 class ConfigError(ValueError):
@@ -35,7 +37,7 @@ class MixerConfig:
     depth: int
     """Number of blocks."""
     token_dim: int
-    """D_S, the hidden width of the MLP between tokens."""
+    """D_S, the hidden width between tokens, where the mixer has one: mlp, gmlp, hire."""
     channel_dim: int
     """D_C, the hidden width of the MLP between channels."""
     classes: int = 1000
@@ -44,10 +46,12 @@ class MixerConfig:
     """Side of a square image in pixels, a multiple of `patch`."""
     drop_path: float = 0.0
     """Share of samples whose last block is skipped in training; earlier blocks less, linearly from 0."""
+    drop_path_rescale: bool = False
+    """Whether, in training, what a block adds is divided by its share of samples kept, as in timm; the paper's is not."""
     activation: str = "gelu_tanh"
     """"gelu_tanh" (the approximation that JAX's GELU and so the published networks are), or "gelu" (erf, timm's)."""
     mixer: str = "mlp"
-    """What mixes tokens, one of TOKEN_MIXERS: "mlp" is MLP-Mixer's."""
+    """What mixes tokens, one of TOKEN_MIXERS: "mlp" is MLP-Mixer's, the others are of the related work."""
 
     def __post_init__(self) -> None:
         for name in ("patch", "dim", "depth", "token_dim", "channel_dim", "classes", "image_size"):
@@ -59,11 +63,15 @@ class MixerConfig:
                 f"take {below or self.patch} or {below + self.patch}"
             )
         _check_share("drop_path", self.drop_path)
+        if not isinstance(self.drop_path_rescale, bool):
+            raise ConfigError(f"drop_path_rescale is {self.drop_path_rescale!r}; it must be true or false")
         for name, allowed in (("activation", ACTIVATIONS), ("mixer", TOKEN_MIXERS)):
             if getattr(self, name) not in allowed:
                 raise ConfigError(
                     f"{name} {getattr(self, name)!r} is not known; allowed: {', '.join(allowed)}"
                 )
+        if wrong := fault(self.mixer, self.dim, self.grid):
+            raise ConfigError(wrong)
 
     @property
     def grid(self) -> int:
@@ -99,6 +107,15 @@ def config(preset: str | None = None, **overrides: int | float | str) -> MixerCo
     fields.setdefault("token_dim", fields["dim"] // 2)
     fields.setdefault("channel_dim", 4 * fields["dim"])
     return MixerConfig(**fields)
+
+
+def preset_of(shape: MixerConfig) -> str | None:
+    """The preset that has this shape, at whatever resolution and number of classes; None when none has."""
+    parts = ("patch", "dim", "depth", "token_dim", "channel_dim", "mixer")
+    for name, preset in PRESETS.items():
+        if all(getattr(shape, part) == getattr(preset, part) for part in parts):
+            return name
+    return None
 
 
 def nearest(given: str, known: Iterable[str]) -> str:

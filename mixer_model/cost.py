@@ -2,7 +2,7 @@
 
     MixerConfig -> multiplications and additions of its matrix products -> Cost, per image
 
-Counted are matrix products, one multiply-add as two operations, as everyone's MFU does; norms, GELU and sums
+Counted are matrix products and convolutions, one multiply-add as two operations, as everyone's MFU does; norms, GELU and sums
 are left out. The numbers equal those of torch's FlopCounterMode. Optimizer state, gradients and the memory of
 a run are not here.
 """
@@ -10,9 +10,13 @@ a run are not here.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
-from .config import IMAGE_CHANNELS, MixerConfig
+from .config import IMAGE_CHANNELS, ConfigError, MixerConfig
 from .config import config as _config
+from .token_costs import token_cost
+
+RECOMPUTE: Final = ("none", "gelu", "block")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,21 +30,31 @@ class Cost:
     flops_train: int
     """Operations of one image forward and backward, nothing recomputed."""
     activation_bytes: int
-    """Bytes the blocks keep of one image for the backward pass, nothing recomputed."""
+    """Bytes the blocks keep of one image for the backward pass. Where blocks are recomputed, the one at work needs its values besides."""
 
 
-def cost(model: MixerConfig | str, *, bytes_per_value: int = 2, **overrides: int | float | str) -> Cost:
+def cost(
+    model: MixerConfig | str,
+    *,
+    bytes_per_value: int = 2,
+    recompute: str = "none",
+    **overrides: int | float | str,
+) -> Cost:
     """The cost of a config, or of a preset with `overrides` (classes=, image_size=, ...).
 
-    `bytes_per_value` is the width of an activation: 2 for bf16, 4 for fp32. Raises ConfigError as `config`
-    does.
+    `bytes_per_value` is the width of an activation: 2 for bf16, 4 for fp32. `recompute`, one of RECOMPUTE, is what
+    the backward pass computes again; it changes `activation_bytes` only. Raises ConfigError as `config` does, and
+    for another `recompute`.
     """
+    if recompute not in RECOMPUTE:
+        raise ConfigError(f"recompute {recompute!r} is not known; allowed: {', '.join(RECOMPUTE)}")
     shape = _resolve(model, overrides)
     forward = 2 * (_stem_macs(shape) + shape.depth * _block_macs(shape) + shape.dim * shape.classes)
     # Backward is two products for each one forward, but for the stem: nobody wants the gradient of the
     # pixels.
     train = 3 * forward - 2 * _stem_macs(shape)
-    return Cost(_params(shape), forward, train, bytes_per_value * shape.depth * _block_values(shape))
+    values = sum(_kept_values(shape, recompute, block) for block in range(shape.depth))
+    return Cost(_params(shape), forward, train, bytes_per_value * values)
 
 
 def _resolve(model: MixerConfig | str, overrides: dict[str, int | float | str]) -> MixerConfig:
@@ -50,9 +64,9 @@ def _resolve(model: MixerConfig | str, overrides: dict[str, int | float | str]) 
 
 
 def _params(shape: MixerConfig) -> int:
-    width, tokens = shape.dim, shape.tokens
+    width = shape.dim
     stem = _patch_values(shape) * width + width
-    token = 2 * tokens * shape.token_dim + shape.token_dim + tokens
+    token = token_cost(shape).params
     channel = 2 * width * shape.channel_dim + shape.channel_dim + width
     head = shape.classes * (width + 1)
     return stem + shape.depth * (token + channel + 4 * width) + 2 * width + head
@@ -67,10 +81,18 @@ def _stem_macs(shape: MixerConfig) -> int:
 
 
 def _block_macs(shape: MixerConfig) -> int:
-    return 2 * shape.tokens * shape.dim * (shape.token_dim + shape.channel_dim)
+    return token_cost(shape).macs + 2 * shape.tokens * shape.dim * shape.channel_dim
 
 
-def _block_values(shape: MixerConfig) -> int:
-    """Inputs of both norms and both first products, and each hidden layer before and after its GELU."""
-    hidden = shape.dim * shape.token_dim + shape.tokens * shape.channel_dim
-    return 4 * shape.tokens * shape.dim + 2 * hidden
+def _kept_values(shape: MixerConfig, recompute: str, block: int) -> int:
+    """What block number `block` keeps of one image.
+
+    "none": inputs of both norms and of the channels' first product, their hidden layer before and after its GELU, and what the token
+    branch keeps; "gelu": the same, but hidden layers of MLPs before their GELU only; "block": its input.
+    """
+    stream, hidden = shape.tokens * shape.dim, shape.tokens * shape.channel_dim
+    if recompute == "block":
+        return stream
+    whole = token_cost(shape, block).values + 3 * stream + 2 * hidden
+    of_tokens = shape.dim * shape.token_dim if shape.mixer == "mlp" else 0
+    return whole - (hidden + of_tokens if recompute == "gelu" else 0)

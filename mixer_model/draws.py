@@ -21,16 +21,19 @@ MIXUP: Final = 2
 _KEYS: Final = 1 << 64
 
 
-def keep_masks(seed: int, item: int, depth: int, micro_batch: int, rate: float) -> torch.Tensor:
+def keep_masks(
+    seed: int, item: int, depth: int, micro_batch: int, rate: float, *, rescale: bool = False
+) -> torch.Tensor:
     """Which samples go through which MLP: float32 [depth, 2, micro_batch] of 0 and 1, on the CPU.
 
     Row [i, 0] is for block i's token MLP, [i, 1] for its channel MLP. A sample is dropped with probability
     rate * i / (depth - 1): none in the first block, `rate` in the last, the same for both MLPs of a block,
-    drawn apart.
+    drawn apart. With `rescale` what is kept counts 1 / (1 - its block's rate) instead of 1, as in timm.
     """
     drawn = _uniform(seed, item, STOCHASTIC_DEPTH, depth * 2 * micro_batch).reshape(depth, 2, micro_batch)
     dropped = np.array(drop_rates(depth, rate)).reshape(depth, 1, 1)
-    return torch.from_numpy((drawn >= dropped).astype(np.float32))
+    kept = 1.0 / (1.0 - dropped) if rescale else 1.0
+    return torch.from_numpy(((drawn >= dropped) * kept).astype(np.float32))
 
 
 def drop_rates(depth: int, rate: float) -> list[float]:

@@ -3,7 +3,8 @@
     logits [B,K], targets -> loss float32 [B]
 
 Targets are classes int64 [B], several classes a sample int64 [B,L] with -1 for none, or shares float [B,K].
-Of several classes each has an equal share of the softmax's target and a full one of the sigmoids'. One loss
+Of several classes each has an equal share of the softmax's target and a full one of the sigmoids'. With label
+smoothing e the softmax's target t becomes (1 - e) t + e/K (Szegedy et al., arXiv:1512.00567, section 7). One loss
 per sample and not a mean, because who averages must know the global batch. Computed in fp32 whatever the logits
 are. Mixup mixes a micro-batch with itself rolled by one, as big_vision does; its weight comes from
 `draws.mixup_lambda`.
@@ -12,6 +13,7 @@ are. Mixup mixes a micro-batch with itself rolled by one, as big_vision does; it
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 import torch
@@ -19,13 +21,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def softmax_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross entropy of the softmax, [B]. `targets` are classes int64 [B] or [B,L], or shares float [B,K]."""
+def softmax_cross_entropy(logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Cross entropy of the softmax, [B]. `targets` are classes int64 [B] or [B,L], or shares float [B,K].
+
+    `smoothing`, from 0 up to 1, is the share of the target that all K classes get alike.
+    """
     _check(logits, targets)
     wanted = targets.float() if targets.is_floating_point() else targets
     if targets.ndim == 2 and not targets.is_floating_point():
         wanted = F.normalize(multi_hot(targets, logits.shape[1]), p=1.0, dim=1)
-    return F.cross_entropy(logits.float(), wanted, reduction="none")
+    return F.cross_entropy(logits.float(), wanted, reduction="none", label_smoothing=smoothing)
 
 
 def sigmoid_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -44,6 +49,17 @@ LOSSES: Final[dict[str, Callable[[Tensor, Tensor], Tensor]]] = {
 """The losses by the names a spec uses."""
 
 
+def training_loss(name: str, smoothing: float = 0.0) -> Callable[[Tensor, Tensor], Tensor]:
+    """The loss called `name` with labels smoothed. ValueError for a loss that is not known, or cannot be smoothed."""
+    if name not in LOSSES:
+        raise ValueError(f"no loss {name!r}; allowed: {', '.join(LOSSES)}")
+    if not smoothing:
+        return LOSSES[name]
+    if name != "softmax" or not 0 < smoothing < 1:
+        raise ValueError(f"label smoothing is {smoothing} for {name}; it is from 0 up to 1, for softmax only")
+    return partial(softmax_cross_entropy, smoothing=smoothing)
+
+
 def one_hot(targets: Tensor, classes: int) -> Tensor:
     """Classes int64 [B] as shares float32 [B,classes]."""
     return F.one_hot(targets, classes).to(torch.float32)
@@ -60,6 +76,12 @@ def is_right(logits: Tensor, targets: Tensor) -> Tensor:
     """Whether the likeliest class is one of the sample's, bool [B]. `targets` int64 [B] or [B,L]."""
     found = logits.argmax(1)
     return found == targets if targets.ndim == 1 else (found[:, None] == targets).any(1)
+
+
+def is_among(logits: Tensor, targets: Tensor, first: int = 5) -> Tensor:
+    """Whether one of the `first` likeliest classes is one of the sample's, bool [B]. `targets` int64 [B] or [B,L]."""
+    found = logits.topk(first, dim=1).indices
+    return (found[:, :, None] == targets.reshape(len(targets), 1, -1)).flatten(1).any(1)
 
 
 def mixup(images: Tensor, targets: Tensor, weight: float) -> tuple[Tensor, Tensor]:

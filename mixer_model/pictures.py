@@ -1,125 +1,157 @@
-"""A picture of what a token-mixing layer has learned: each hidden unit's weights as a small map of the image.
+"""Pictures of what a Mixer has learned: what the units of its first token MLPs look at, and the filters of its stem.
 
-    blocks[0].mlp_tokens.fc1.weight [D_S,S] -> one map per unit -> sorted, paired -> PNG
+    parameters by name -> wanted(config, shapes) -> panels(weights, config) -> tiles to embed, or one labelled sheet (sheets.py)
 
-As in Fig. 5 of the paper: units are sorted by the spatial frequency of their map, and each stands beside the
-unit most nearly its opposite. Blue is negative, white zero, red positive; one scale for all maps, so that
-what is faint in the picture is weak in the network. It draws no axes and no text: the caption is the
-reader's.
+After Figures 5, 6 and 7 of the paper (arXiv:2105.01601): the first three token-mixing MLPs, each hidden unit a map of the image, and the
+stem's filters as small RGB images. How weights become colours is told in maps.py. It needs no torch: weights are numpy arrays.
 """
 
 from __future__ import annotations
 
-import os
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from PIL import Image
 
-Maps = npt.NDArray[np.float64]
+from . import maps
+from .config import MixerConfig
+from .maps import Tiles
 
-NEGATIVE: Final = np.array([33.0, 79.0, 158.0])
-POSITIVE: Final = np.array([178.0, 36.0, 48.0])
-WHITE: Final = np.array([255.0, 255.0, 255.0])
-GAP_COLOUR: Final = 205
-GAP_PIXELS: Final = 3
-MAP_PIXELS: Final = 48
-# Weights beyond this share of all are drawn at full colour; without it one loud weight makes all others pale.
-FULL_COLOUR_QUANTILE: Final = 0.995
+BLOCKS: Final = 3  # as many as Fig. 5 shows
+STEM: Final = "stem.proj.weight"
+OVER_POSITIONS: Final = {"mlp": "fc1.weight"}
+"""By `model.mixer`, the parameter of a block's token branch that is [n,S]: a weight for every position. The others have none."""
+GAP_COLOUR: Final = 186
+ASPECT: Final = 1.15  # width over height, a little more than square
+MOST_PIXELS, MOST_STRIP = 176, 72  # the side of a tile; of one in a strip
+TOKENS_SAY: Final = (
+    "Each square is what one hidden unit of a token-mixing MLP looks at, its weights laid out like the patches of the image (red adds, "
+    "blue takes away, white is 0), beside the unit most nearly its opposite and sorted by spatial frequency, as in Fig. 5 and 6 of "
+    "the MLP-Mixer paper."
+)
+STEM_SAYS: Final = (
+    "Each square is one filter of the stem, the pixels of a patch that it answers to in RGB (mid-grey is 0, each filter to its own "
+    "largest weight), strongest first, as in Fig. 7 of the MLP-Mixer paper."
+)
 
 
-def token_mixing_png(
-    weight: torch.Tensor,
-    grid: tuple[int, int],
-    path: str | os.PathLike[str],
-    *,
-    columns: int = 16,
-    max_units: int | None = None,
-) -> tuple[int, int]:
-    """Writes the picture of `weight` [D_S,S] over a `grid` (rows, columns) of patches; its (width, height) in
-    pixels.
+@dataclass(frozen=True)
+class Panel:
+    """Tiles uint8 [n,h,w,3] in the order they are read, of `units` there are."""
 
-    `max_units` takes the strongest ones only. Raises ValueError when S is not rows * columns, or a weight is
-    not finite.
+    title: str
+    tiles: Tiles
+    units: int
+    noun: str
+    full: float | None = None
+    """The weight at full colour; None where each tile has its own scale."""
+
+    @property
+    def ends(self) -> tuple[str, str]:
+        """The weights at the two ends of its colours, as they are written."""
+        size = f"{self.full or 0:#.2g}".rstrip(".")
+        return f"−{size}", f"+{size}"
+
+    @property
+    def under(self) -> str:
+        """How many it shows: "all 384 units", "the 96 strongest of 384 units"."""
+        shown, noun = len(self.tiles), self.noun + ("" if self.units == 1 else "s")
+        if shown < self.units:
+            return f"the {shown} strongest of {self.units} {noun}"
+        return f"all {shown} {noun}" if shown > 1 else f"1 {noun}"
+
+    def pixels(self, columns: int, wide: int) -> Tiles:
+        """The tiles in rows of `columns` with a grey gap around each: RGB, at least `wide` pixels across if tiles need not be too large.
+
+        Tiles are enlarged by a whole number, so that each weight stays a square.
+        """
+        width, scale = self.tiles.shape[2], 1
+        while columns * (width * scale + gap(scale)) < wide and width * (scale + 1) <= MOST_PIXELS:
+            scale += 1
+        return self.enlarged(columns, scale)
+
+    def enlarged(self, columns: int, scale: int) -> Tiles:
+        """As `pixels`, each weight `scale` pixels."""
+        _, height, width, _ = self.tiles.shape
+        high, across, edge = height * scale + gap(scale), width * scale + gap(scale), gap(scale)
+        rows = -(-len(self.tiles) // columns)
+        sheet = np.full((rows * high + edge, columns * across + edge, 3), GAP_COLOUR, dtype=np.uint8)
+        for index, tile in enumerate(self.tiles):
+            top, left = index // columns * high + edge, index % columns * across + edge
+            large = tile.repeat(scale, axis=0).repeat(scale, axis=1)
+            sheet[top : top + height * scale, left : left + width * scale] = large
+        return sheet
+
+    def strip(self, wide: int, share: float = 0.45) -> Tiles:
+        """As `pixels`, in a strip of up to `wide` pixels across, as large as keeps it below `share` of that high."""
+        count, width = len(self.tiles), self.tiles.shape[2]
+        best = (1, 1)
+        for scale in range(1, max(1, MOST_STRIP // width) + 1):
+            tile = width * scale + gap(scale)
+            columns = max(1, (wide - gap(scale)) // tile)
+            if scale == 1 or -(-count // columns) * tile <= share * wide:
+                best = (columns, scale)
+        rows = -(-count // best[0])
+        return self.enlarged(-(-count // rows), best[1])
+
+
+def gap(scale: int) -> int:
+    """Pixels between tiles whose weights are `scale` pixels: enough to tell a tile's edge from a weight's."""
+    return max(3, scale * 2 // 3)
+
+
+def png(pixels: Tiles) -> bytes:
+    """The picture in a file's bytes."""
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, format="PNG", optimize=True)
+    return out.getvalue()
+
+
+def wanted(config: MixerConfig, shapes: Mapping[str, Sequence[int]]) -> list[str]:
+    """The parameters that `panels` draws, of those there are."""
+    name = OVER_POSITIONS.get(config.mixer)
+    tokens = [f"blocks.{block}.mlp_tokens.{name}" for block in range(min(BLOCKS, config.depth)) if name]
+    return [name for name in [*tokens, STEM] if name in shapes]
+
+
+def panels(
+    weights: Mapping[str, npt.ArrayLike], config: MixerConfig, most: int | None = None
+) -> tuple[list[Panel], Panel | None]:
+    """The panels of the first token mixers, and of the stem, for what `wanted` names; at most `most` tiles each.
+
+    ValueError, which names the parameter, where one does not fit `config` or is not finite.
     """
-    maps = strongest(_maps(weight, grid), max_units)
-    maps = maps[paired_order(maps)]
-    picture = _sheet(_colours(maps), max(1, min(columns, len(maps))))
-    image = Image.fromarray(picture)
-    image.save(path, format="PNG", optimize=True)
-    return image.size
+    tokens = [
+        token_panel(value, config.grid, f"block {int(name.split('.')[1]) + 1}", most, name=name)
+        for name, value in weights.items()
+        if name != STEM
+    ]
+    return tokens, stem_panel(weights[STEM], most) if STEM in weights else None
 
 
-def strongest(maps: Maps, count: int | None) -> Maps:
-    """The `count` maps [n,h,w] of greatest energy, in their order; all of them for None."""
-    if count is None or count >= len(maps):
-        return maps
-    energy = np.square(maps).sum(axis=(1, 2))
-    return maps[np.sort(np.argsort(-energy, kind="stable")[:count])]
+def token_panel(
+    weight: npt.ArrayLike, grid: int, title: str, most: int | None = None, *, name: str = "the weight"
+) -> Panel:
+    """`weight` [n,S] of a layer over a grid of patches, the `most` strongest units of it."""
+    every = maps.token_maps(weight, grid, name)
+    shown = maps.strongest(every, most)
+    full = maps.full_colour(shown)
+    return Panel(title, maps.colours(shown[maps.paired_order(shown)], full), len(every), "unit", full)
 
 
-def frequencies(maps: Maps) -> npt.NDArray[np.float64]:
-    """Mean spatial frequency of each map [n,h,w] in cycles per patch, weighted by power; 0 for a flat map."""
-    power = np.square(np.abs(np.fft.fft2(maps)))
-    rows, columns = np.fft.fftfreq(maps.shape[1]), np.fft.fftfreq(maps.shape[2])
-    radius = np.hypot(rows[:, None], columns[None, :])
-    total = power.sum(axis=(1, 2))
-    weighted = (power * radius).sum(axis=(1, 2))
-    mean: npt.NDArray[np.float64] = weighted / np.where(total > 0, total, 1.0)
-    return mean
+def stem_panel(weight: npt.ArrayLike, most: int | None = None) -> Panel:
+    """A stem's `weight` [C,3,P,P], the `most` strongest filters of it."""
+    filters = maps.filter_maps(weight, STEM)
+    return Panel("stem", maps.filter_colours(filters[maps.by_energy(filters)[:most]]), len(filters), "filter")
 
 
-def paired_order(maps: Maps) -> npt.NDArray[np.int64]:
-    """Indices of the maps by rising frequency, each followed by its most nearly opposite one left."""
-    flat = maps.reshape(len(maps), -1)
-    norms = np.linalg.norm(flat, axis=1, keepdims=True)
-    unit = np.divide(flat, norms, out=np.zeros_like(flat), where=norms > 0)
-    likeness = unit @ unit.T
-    left = [int(index) for index in np.argsort(frequencies(maps), kind="stable")]
-    order: list[int] = []
-    while left:
-        order.append(left.pop(0))
-        if left:
-            partner = int(np.argmin(likeness[order[-1], left]))
-            order.append(left.pop(partner))
-    return np.array(order, dtype=np.int64)
-
-
-def _maps(weight: torch.Tensor, grid: tuple[int, int]) -> Maps:
-    rows, columns = grid
-    if weight.ndim != 2 or weight.shape[1] != rows * columns:
-        raise ValueError(
-            f"the weight is {list(weight.shape)} and the grid {rows} x {columns}; "
-            f"the weight must be [D_S, {rows * columns}]"
-        )
-    values = weight.detach().to("cpu", torch.float64).numpy()
-    if not np.isfinite(values).all():
-        raise ValueError(
-            "the weight holds numbers that are not finite; this network is broken, do not draw it"
-        )
-    return values.reshape(len(values), rows, columns)
-
-
-def _colours(maps: Maps) -> npt.NDArray[np.uint8]:
-    """[n,h,w] to RGB [n,h,w,3], one scale for all."""
-    full = float(np.quantile(np.abs(maps), FULL_COLOUR_QUANTILE)) or 1.0
-    share = np.clip(maps / full, -1.0, 1.0)[..., None]
-    end = np.where(share < 0, NEGATIVE, POSITIVE)
-    mixed: Maps = WHITE + np.abs(share) * (end - WHITE)
-    return np.rint(mixed).astype(np.uint8)
-
-
-def _sheet(colours: npt.NDArray[np.uint8], columns: int) -> npt.NDArray[np.uint8]:
-    """RGB maps [n,h,w,3] enlarged and laid out in rows, with a grey gap around each."""
-    count, height, width, _ = colours.shape
-    scale = max(1, MAP_PIXELS // max(height, width))
-    high, wide = height * scale + GAP_PIXELS, width * scale + GAP_PIXELS
-    rows = -(-count // columns)
-    sheet = np.full((rows * high + GAP_PIXELS, columns * wide + GAP_PIXELS, 3), GAP_COLOUR, dtype=np.uint8)
-    for index, tile in enumerate(colours):
-        top, left = index // columns * high + GAP_PIXELS, index % columns * wide + GAP_PIXELS
-        large = tile.repeat(scale, axis=0).repeat(scale, axis=1)
-        sheet[top : top + height * scale, left : left + width * scale] = large
-    return sheet
+def columns(count: int) -> int:
+    """Tiles in a row: even, so that pairs stay together, and such that `count` of them come near a square with few places empty."""
+    ideal = math.sqrt(count * ASPECT)
+    near = [n for n in range(2, count + 2, 2) if 0.75 * ideal <= n <= 1.35 * ideal] or [2]
+    return min(count, min(near, key=lambda n: (-count % n / n + abs(n - ideal) / ideal, n)))

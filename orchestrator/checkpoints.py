@@ -29,7 +29,11 @@ from orchestrator.near.client import Source
 from orchestrator.run_log import Entry, RunLog, live_checkpoints
 
 FORMAT = 1
-KINDS = ("weight", "exp_avg", "exp_avg_sq")  # fp32 master weights and AdamW's two moments
+KINDS = (
+    "weight",
+    "exp_avg",
+    "exp_avg_sq",
+)  # fp32 master weights and AdamW's two moments; another optimizer has others
 RANGE_BYTES, READERS = 16 << 20, 8  # a range is still in the cache when its checksum is made
 _FOLDER = re.compile(r"checkpoints/[0-9]{10}-([0-9]+)")
 Float32 = npt.NDArray[np.float32]
@@ -50,7 +54,10 @@ class Slice:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A whole checkpoint. `params` maps names to shapes, `files` names to bytes and SHA-256; `position` counts items consumed."""
+    """A whole checkpoint. `params` maps names to shapes, `files` names to bytes and SHA-256; `position` counts items consumed.
+
+    `kinds` is what it holds of every parameter.
+    """
 
     step: int
     position: int
@@ -59,6 +66,7 @@ class Manifest:
     files: dict[str, dict[str, Any]]
     slices: list[Slice]
     state: dict[str, Any]
+    kinds: Sequence[str] = KINDS
 
     def to_bytes(self) -> bytes:
         tree = {
@@ -66,6 +74,8 @@ class Manifest:
             **asdict(self),
             "slices": [list(asdict(item).values()) for item in self.slices],
         }
+        if tuple(self.kinds) == KINDS:
+            del tree["kinds"]  # as before there were others
         return json.dumps(tree).encode()
 
     @classmethod
@@ -92,7 +102,7 @@ class Manifest:
         for item in self.slices:
             held[item.param, item.kind].append((item.start, item.length))
         for name, shape in self.params.items():
-            for kind in KINDS:
+            for kind in self.kinds:
                 end = 0
                 for start, length in sorted(held.pop((name, kind), [])):
                     if start != end:

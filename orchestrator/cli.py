@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import typer
 
-from orchestrator.commands import data, machines, results, runs
+from orchestrator.commands import data, machines, results, runs, weights
 from orchestrator.commands.shared import err
 from orchestrator.errors import RESUMABLE, USAGE, MixerError, SpecError
 
@@ -29,6 +29,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "pack": data.pack,
     "index": data.index,
     "verify": data.verify,
+    "recipes": runs.recipes,
     "train": runs.train,
     "submit": runs.submit,
     "ls": runs.list_command,
@@ -39,7 +40,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "report": results.report,
     "look": results.look,
     "eval": results.eval_command,
-    "export": results.export,
+    "import": weights.import_command,
+    "export": weights.export,
     "demo": results.demo,
     "notice": machines.notice,
 }

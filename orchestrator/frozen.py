@@ -1,7 +1,7 @@
 """A spec bound to its data: durations become steps, the order of the data is fixed, the identity gets a fingerprint.
 
-Spec + the digests of its data sets -> Frozen, written once as `spec.yaml` beside the run. `model`, `train`, the way images are
-made (`data` without its urls and resources) and the data sets' digests are the identity: a rerun that differs there is refused.
+Spec + the digests of its data sets and first weights -> Frozen, written once as `spec.yaml` beside the run. `model`, `train`, the way
+images are made (`data` without its urls and resources) and the digests are the identity: a rerun that differs there is refused.
 The rest may change between attempts.
 """
 
@@ -20,8 +20,9 @@ from orchestrator.spec import Spec
 from orchestrator.spec_text import validate
 
 FORMAT = 1
-# A copy of the same data elsewhere is the same data, and neither threads nor a cache change a pixel.
-_DATA_RESOURCES = {"train", "val", "threads", "cache", "bad", "bad_share"}
+# A copy of the same data elsewhere is the same data, and neither threads nor a cache nor what evaluation sees change a pixel
+# that is trained on.
+_DATA_RESOURCES = {"train", "val", "eval_crop", "threads", "cache", "bad", "bad_share"}
 _TRAIN_RESOURCES = {"compile_cache"}
 
 
@@ -32,6 +33,27 @@ class DataFacts:
     samples: int
     mean_bytes: float
     digest: str
+
+
+@dataclass(frozen=True)
+class InitFacts:
+    """Where a run's first weights came from, and where its own copy of them lies: in `path` of its folder, as a checkpoint of weights."""
+
+    source: str  # url of a run, or of a file
+    step: int | None  # of that run
+    head: str  # keep, new
+    factor: int  # K: the side of the image, times that of the source's
+    sha256: str  # of the copy's file
+    path: str
+    manifest: str  # SHA-256 of the copy's manifest
+
+    @property
+    def words(self) -> str:
+        """For people."""
+        place = f" at step {self.step}" if self.step is not None else ""
+        head = "its head kept" if self.head == "keep" else "a new head"
+        size = f", images {self.factor} times the side" if self.factor > 1 else ""
+        return f"{self.source}{place}: {head}{size}"
 
 
 @dataclass(frozen=True)
@@ -48,6 +70,7 @@ class Frozen:
     evaluate_steps: int | None
     fingerprint: str
     code: dict[str, str]
+    init: InitFacts | None = None  # None: the weights are drawn
 
     def to_yaml(self) -> str:
         """The text of `spec.yaml`."""
@@ -57,6 +80,7 @@ class Frozen:
             "code": self.code,
             "data": {"train": asdict(self.train), "val": asdict(self.val) if self.val else None},
             "geometry": json.loads(self.geometry.to_json()),
+            **({"init": asdict(self.init)} if self.init else {}),
             "spec": self.spec.model_dump(mode="json", by_alias=True),
         }
         return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
@@ -73,12 +97,17 @@ class Frozen:
         assert facts["train"] is not None
         geometry = Geometry.from_json(json.dumps(tree["geometry"]))
         return bind(
-            validate(tree["spec"]), facts["train"], facts["val"], code=tree["code"], geometry=geometry
+            validate(tree["spec"]),
+            facts["train"],
+            facts["val"],
+            code=tree["code"],
+            geometry=geometry,
+            init=InitFacts(**tree["init"]) if "init" in tree else None,
         )
 
     def with_resources(self, spec: Spec) -> Frozen:
         """This run with the resources of `spec`, a spec of the same identity."""
-        return bind(spec, self.train, self.val, code=self.code, geometry=self.geometry)
+        return bind(spec, self.train, self.val, code=self.code, geometry=self.geometry, init=self.init)
 
 
 def bind(
@@ -88,8 +117,9 @@ def bind(
     *,
     code: dict[str, str],
     geometry: Geometry | None = None,
+    init: InitFacts | None = None,
 ) -> Frozen:
-    """`spec` bound to its data sets. UserError when the data cannot give what the spec asks for."""
+    """`spec` bound to its data sets and its first weights. UserError when the data cannot give what the spec asks for."""
     if train.samples < 1:
         raise UserError(f"data.train {spec.data.train} holds no samples; pack or index it first")
     batch, seed = spec.train.global_batch, spec.train.seed
@@ -114,18 +144,22 @@ def bind(
         warmup_steps=spec.train.warmup_steps.steps(**size),
         save_steps=None if every.auto or every.seconds is not None else max(1, every.steps(**size)),
         evaluate_steps=max(1, evaluate.steps(**size)) if evaluate else None,
-        fingerprint=fingerprint(identity(spec, train, val)),
+        fingerprint=fingerprint(identity(spec, train, val, init)),
         code=code,
+        init=init,
     )
 
 
-def identity(spec: Spec, train: DataFacts, val: DataFacts | None) -> dict[str, Any]:
-    """The keys of the run's identity, flat: `model.depth` -> value."""
+def identity(
+    spec: Spec, train: DataFacts, val: DataFacts | None, init: InitFacts | None = None
+) -> dict[str, Any]:
+    """The keys of the run's identity, flat: `model.depth` -> value. Of first weights it is their digest, not where they came from."""
     tree = spec.model_dump(mode="json", by_alias=True)
+    tree["model"]["init"] = f"sha256:{init.sha256}" if init else None
     data = {key: value for key, value in tree["data"].items() if key not in _DATA_RESOURCES}
     data["train (digest)"], data["val (digest)"] = train.digest, val.digest if val else None
     train_keys = {key: value for key, value in tree["train"].items() if key not in _TRAIN_RESOURCES}
-    return _flat({"model": tree["model"], "data": data, "train": train_keys})
+    return flat({"model": tree["model"], "data": data, "train": train_keys})
 
 
 def resources(spec: Spec) -> dict[str, Any]:
@@ -134,7 +168,7 @@ def resources(spec: Spec) -> dict[str, Any]:
     data = {key: value for key, value in tree["data"].items() if key in _DATA_RESOURCES}
     train = {key: value for key, value in tree["train"].items() if key in _TRAIN_RESOURCES}
     rest = {key: tree[key] for key in ("checkpoint", "workers", "recovery", "evaluate", "events")}
-    return _flat({"data": data, "train": train, **rest})
+    return flat({"data": data, "train": train, **rest})
 
 
 def fingerprint(facts: dict[str, Any]) -> str:
@@ -148,8 +182,9 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     return [f"{key}: {old.get(key)!r} -> {new.get(key)!r}" for key in keys]
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of nested mappings by their whole key: `model.depth`."""
+    found: dict[str, Any] = {}
     for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found

@@ -72,7 +72,8 @@ def cards(account: Account) -> Html:
         _card(
             f"{newest['accuracy']:.2%}",
             "validation accuracy",
-            f"step {newest['step']}, {count(newest['samples'])} images",
+            (f"top-5 {newest['top5']:.2%}, " if "top5" in newest else "")
+            + f"step {newest['step']}, {count(newest['samples'])} images",
         )
         if newest
         else _card(f"{loss:.4g}" if loss is not None else "none yet", "training loss", "not evaluated yet")

@@ -22,14 +22,16 @@ import yaml
 
 from data_pipeline.storage import Store, StoreError
 from orchestrator.errors import DONE, RESUMABLE, SpecError, StoreLost, UserError
-from orchestrator.frozen import DataFacts, Frozen, bind, differences, identity, resources
+from orchestrator.frozen import DataFacts, Frozen, InitFacts, bind, differences, identity, resources
 from orchestrator.run_log import ENDS, Entry, RunLog, new_writer
 from orchestrator.run_store import Heartbeat, Run, create, effective, list_runs, new_name, runs_url
 from orchestrator.spec import Spec
 from orchestrator.spec_text import load_spec, parse_spec
+from orchestrator.urls import absolute, whole
 
 if TYPE_CHECKING:
     from data_pipeline.shards.dataset import Dataset
+    from orchestrator.initial import Initial
 
 Say = Callable[[str], None]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
@@ -44,6 +46,7 @@ class Resolved:
     run: Run
     frozen: Frozen
     new: bool
+    initial: Initial | None = None  # of a new run: the weights it begins with, to be copied into the bucket
 
 
 def default_store(given: str | None = None) -> str:
@@ -93,7 +96,7 @@ def resolve(
 ) -> Resolved:
     """The run that `target` (a spec's path, a run's name or url) means. UserError when it differs from a frozen run's identity."""
     if Path(target).suffix in (".yaml", ".yml"):
-        return _from_spec(_absolute(load_spec(target, overrides)), store, name, remember)
+        return _from_spec(load_spec(target, overrides), store, name, remember)
     if name:
         raise UserError(
             f"--name {name} goes with a spec; {target} is taken for the name of a run (a spec ends in .yaml)"
@@ -101,26 +104,20 @@ def resolve(
     run = find_run(target, store)
     frozen = effective(run.frozen(), run.log().entries)
     tree = yaml.safe_load(yaml.safe_dump(frozen.spec.model_dump(mode="json", by_alias=True)))
-    spec = (
-        _absolute(parse_spec(yaml.safe_dump(tree), overrides, where=run.name)) if overrides else frozen.spec
-    )
-    return _resume(run, spec)
-
-
-def absolute(url: str) -> str:
-    """A folder's whole path, since a worker's working directory is another one; any other url as it is."""
-    return url if "://" in url else os.path.abspath(os.path.expanduser(url))
-
-
-def _absolute(spec: Spec) -> Spec:
-    data = spec.data.model_copy(
-        update={"train": absolute(spec.data.train), "val": absolute(spec.data.val) if spec.data.val else None}
-    )
-    return spec.model_copy(update={"data": data})
+    if not overrides:
+        return _resume(run, frozen.spec)
+    spec = parse_spec(yaml.safe_dump(tree), overrides, where=run.name, recipes=False)
+    if spec.recipe != frozen.spec.recipe:
+        raise UserError(
+            f"run {run.name} was made with recipe {frozen.spec.recipe}, and has all its values; --set recipe={spec.recipe} would change "
+            "none of them: set the keys you mean, or start a new run from a spec"
+        )
+    return _resume(run, whole(spec, run.url.rsplit("/runs/", 1)[0]))
 
 
 def _from_spec(spec: Spec, store: str | None, name: str | None, remember: bool) -> Resolved:
     base = absolute(store or spec.store or default_store())
+    spec = whole(spec, base)
     run = Run(f"{runs_url(base)}/{name or new_name(spec.name)}")
     if name and not _NAME.fullmatch(name):
         raise UserError(
@@ -130,22 +127,34 @@ def _from_spec(spec: Spec, store: str | None, name: str | None, remember: bool) 
         remember_store(base)
     if run.exists():
         return _resume(run, spec)
-    return Resolved(run, _freshly_bound(spec), new=True)
+    data, initial = data_facts(spec), _initial(spec)
+    init = initial.facts if initial else None
+    frozen = bind(spec, *data, code=code_versions(), init=init)
+    return Resolved(run, frozen, new=True, initial=initial)
 
 
 def frozen_of(path: str, overrides: Sequence[str] = ()) -> Frozen:
-    """A new run of the spec at `path` as it would be frozen. Nothing is written anywhere."""
-    return _freshly_bound(_absolute(load_spec(path, overrides)))
-
-
-def _freshly_bound(spec: Spec) -> Frozen:
+    """A new run of the spec at `path` as it would be frozen, its first weights left aside. Nothing is written anywhere."""
+    spec = whole(load_spec(path, overrides))
     return bind(spec, *data_facts(spec), code=code_versions())
+
+
+def _initial(spec: Spec) -> Initial | None:
+    """The weights that `spec` begins with, read and fitted; None where they are drawn."""
+    if spec.model.init is None:
+        return None
+    from orchestrator.initial import prepare
+
+    return prepare(spec)
 
 
 def _resume(run: Run, spec: Spec) -> Resolved:
     frozen = run.frozen()
     train, val = (frozen.train, frozen.val) if spec.data == frozen.spec.data else data_facts(spec)
-    changed = differences(identity(frozen.spec, frozen.train, frozen.val), identity(spec, train, val))
+    init = frozen.init if spec.model.init == frozen.spec.model.init else _init_facts(spec)
+    changed = differences(
+        identity(frozen.spec, frozen.train, frozen.val, frozen.init), identity(spec, train, val, init)
+    )
     if changed:
         raise SpecError(
             [f"run {run.name} is frozen and differs in {len(changed)} key(s): {'; '.join(changed)}. "
@@ -154,12 +163,17 @@ def _resume(run: Run, spec: Spec) -> Resolved:
     return Resolved(run, frozen.with_resources(spec), new=False)
 
 
+def _init_facts(spec: Spec) -> InitFacts | None:
+    initial = _initial(spec)
+    return initial.facts if initial else None
+
+
 def data_facts(spec: Spec) -> tuple[DataFacts, DataFacts | None]:
     """What the run must know of its data sets. UserError when one is not there."""
     train = _opened(spec.data.train, spec.model.classes)
     val = _opened(spec.data.val, spec.model.classes) if spec.data.val else None
     if val:
-        _check_classes(train, val)
+        check_classes(train, val)
     return _facts(train), _facts(val) if val else None
 
 
@@ -177,7 +191,7 @@ def _opened(url: str, classes: int) -> Dataset:
     return dataset
 
 
-def _check_classes(train: Dataset, val: Dataset) -> None:
+def check_classes(train: Dataset, val: Dataset) -> None:
     """Where both sets name their classes, they must number them alike: else validation measures something else."""
     if train.classes is None or val.classes is None or train.classes == val.classes:
         return
@@ -208,6 +222,8 @@ def freeze(resolved: Resolved, say: Say, *, submitted: bool, writer: str | None 
     """Write a new run into the bucket. Whether the store honours conditional writes."""
     honours = probe(resolved.run.store, say)
     if resolved.new:
+        if resolved.initial:
+            resolved.initial.write(resolved.run.store)
         create(
             resolved.run, resolved.frozen, writer or new_writer(), conditional=honours, submitted=submitted
         )

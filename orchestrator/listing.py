@@ -14,11 +14,15 @@ def list_store(store: str) -> list[dict[str, Any]]:
     """run, state, step, steps, since: one dict a run, by name."""
     names = list_runs(store)
     with ThreadPoolExecutor(8) as pool:
-        return list(pool.map(lambda name: _row(Run(f"{runs_url(store)}/{name}")), names))
+        rows = pool.map(lambda name: _row(Run(f"{runs_url(store)}/{name}")), names)
+        return [row for row in rows if row]
 
 
-def _row(run: Run) -> dict[str, Any]:
+def _row(run: Run) -> dict[str, Any] | None:
+    """None for a folder that whoever began to make a run there left without one."""
     book = Book(run)
+    if not book.entries and not run.exists():
+        return None
     saved = [entry.facts["step"] for entry in book.entries if entry.kind == "checkpoint committed"]
     last = book.entries[-1].time if book.entries else time.time()
     return {

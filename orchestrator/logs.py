@@ -131,8 +131,9 @@ def _step(event: Event) -> str:
 
 
 def _evaluated(event: Event) -> str:
+    top5 = f", top-5 {event['top5']:.2%}" if "top5" in event else ""
     return (
-        f"step {event['step']}: accuracy {event['accuracy']:.2%}, loss {event['loss']:.4f} "
+        f"step {event['step']}: accuracy {event['accuracy']:.2%}{top5}, loss {event['loss']:.4f} "
         f"on {event['samples']} samples"
     )
 

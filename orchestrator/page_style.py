@@ -53,6 +53,14 @@ svg{display:block;width:100%;height:auto;font-family:inherit}
 svg *{stroke-linejoin:round}
 figure{margin:8px 0 4px}
 img{width:100%;height:auto;display:block;border-radius:4px;background:#fff;image-rendering:pixelated}
+.maps{display:grid;grid-template-columns:repeat(auto-fit,minmax(300px,1fr));gap:16px}
+.maps figure{max-width:520px}
+.weights img{image-rendering:auto;width:auto;max-width:100%}
+.weights .maps img{width:100%}
+figcaption{font-size:13px;color:var(--soft);margin:0 0 4px}figcaption b{color:var(--ink)}
+.scale{float:right;white-space:nowrap}
+.scale i{display:inline-block;width:56px;height:9px;margin:0 5px;border-radius:2px;
+background:linear-gradient(90deg,#214f9e,#fff,#b22430)}
 .wide{overflow-x:auto}
 .ledger td:nth-child(3){width:36%}
 .ledger td:nth-child(1),td code{white-space:nowrap}

@@ -43,8 +43,9 @@ The column *kind* says what a key belongs to.
   these keys is refused, with the keys.
 - **resource**: how the run is carried out. It may change each time the run is resumed, and each change stands in the run's log.
 
-`name` and `store` say where the run lies. They are neither. Of the data, the url is a resource and the digest of the index is
-identity: the same bytes may lie elsewhere, other bytes may not lie in the same place.
+`name` and `store` say where the run lies, and `recipe` where values come from that the spec does not have. They are neither. Of the
+data, the url is a resource and the digest of the index is identity: the same bytes may lie elsewhere, other bytes may not lie in the
+same place.
 
 ## Units
 

@@ -3,25 +3,20 @@
     Book -> Account -> sections -> page -> file
 
 The file loads nothing and holds no credentials (page.py). It is made from the bucket alone, on any machine,
-while the run goes on or after it. torch and matplotlib are imported when a picture is drawn, not before.
+while the run goes on or after it. matplotlib is imported when a picture is drawn, not before; torch never.
 """
 
 from __future__ import annotations
 
-import base64
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import yaml
 
-from data_pipeline.storage import StoreError
-from mixer_model.config import config
-from orchestrator import charts, checkpoints
+from orchestrator import charts
 from orchestrator.account import Account
-from orchestrator.errors import MixerError
+from orchestrator.gallery import weights
 from orchestrator.headline import cards, header, model_name
 from orchestrator.loading import in_words
 from orchestrator.logs import stamp
@@ -31,8 +26,7 @@ from orchestrator.run_log import live_checkpoints
 from orchestrator.status import Book
 from orchestrator.toll import attempt_list, fault_list, time_spent
 
-FIRST_WEIGHT = "blocks.0.mlp_tokens.fc1.weight"
-MOST_UNITS, MOST_BAD, MOST_EPOCHS = 96, 20, 12
+MOST_BAD, MOST_EPOCHS = 20, 12
 
 
 def write_report(book: Book, path: Path) -> Path:
@@ -57,7 +51,7 @@ def render(book: Book) -> str:
         time_spent(account),
         fault_list(account),
         attempt_list(account),
-        _weights(book),
+        weights(book),
         tag("div", _saved(book), _bad_samples(account), class_="two"),
         tag("div", _reading(book), _epochs(book), class_="two"),
         tag("div", _setting(account), _identity(book), class_="two"),
@@ -79,51 +73,6 @@ def _curve_note(account: Account) -> str:
     if account.evaluations:
         words.append("Points are evaluations.")
     return " ".join(words)
-
-
-def _weights(book: Book) -> Html:
-    """What the first block mixes, out of the newest checkpoint; why not, where it cannot be drawn."""
-    saved = live_checkpoints(book.entries)
-    title = "What the first block looks at"
-    if not saved:
-        return section(title, tag("p", "No checkpoint has been committed yet.", class_="note"))
-    try:
-        picture, units, shown = _picture(book, saved[-1].facts["path"], saved[-1].facts["sha256"])
-    except (MixerError, StoreError, ValueError) as error:
-        return section(title, tag("p", f"It cannot be drawn: {first_line(str(error))}", class_="note"))
-    kept = f"the {shown} strongest of {units}" if shown < units else f"all {units}"
-    note = (
-        f"Token-mixing weights of the first block at step {saved[-1].facts['step']}: one square for each hidden "
-        f"unit ({kept}), laid out like the patches of the image. Red adds, blue takes away. Units are sorted by "
-        "spatial frequency, each beside the one most nearly its opposite."
-    )
-    data = base64.b64encode(picture).decode()
-    return section(title, tag("figure", tag("img", src=f"data:image/png;base64,{data}", alt=note)), note=note)
-
-
-def _picture(book: Book, path: str, sha256: str) -> tuple[bytes, int, int]:
-    """The PNG, the hidden units there are and those it shows. Fetches this one parameter only."""
-    store, spec = book.run.store, book.frozen.spec.model
-    manifest = checkpoints.load_manifest(store, path, sha256)
-    if FIRST_WEIGHT not in manifest.params:
-        raise ValueError(f"{path} holds no {FIRST_WEIGHT}")
-    weight = np.empty(manifest.params[FIRST_WEIGHT], dtype=np.float32)
-
-    def sink(_: int, at: int, values: checkpoints.Float32) -> None:
-        weight.reshape(-1)[at : at + len(values)] = values
-
-    checkpoints.read(store, path, manifest, [checkpoints.Want(FIRST_WEIGHT, "weight", 0, weight.size)], sink)
-    import torch
-
-    from mixer_model.pictures import token_mixing_png
-
-    grid = config(spec.preset, **spec.overrides()).grid
-    shown = min(MOST_UNITS, len(weight))
-    with tempfile.TemporaryDirectory(prefix="mixer-report-") as scratch:
-        file = Path(scratch) / "weights.png"
-        columns = max((n for n in range(8, 25) if shown % n == 0), default=min(24, shown))
-        token_mixing_png(torch.from_numpy(weight), (grid, grid), file, columns=columns, max_units=shown)
-        return file.read_bytes(), len(weight), shown
 
 
 def _saved(book: Book) -> Html:
@@ -185,6 +134,7 @@ def _setting(account: Account) -> Html:
     train, frozen = book.frozen.spec.train, book.frozen
     pairs: list[tuple[str, object]] = [
         ("model", model_name(book)),
+        ("first weights", frozen.init.words if frozen.init else f"drawn, seed {train.seed}"),
         ("training images", count(frozen.train.samples)),
         ("validation images", count(frozen.val.samples) if frozen.val else "none"),
         (
@@ -211,6 +161,7 @@ def _identity(book: Book) -> Html:
     pairs: list[tuple[str, object]] = [
         ("fingerprint", code(frozen.fingerprint)),
         ("training data", code(frozen.train.digest[:16])),
+        *([("first weights", code(frozen.init.sha256[:16]))] if frozen.init else []),
         ("samples seen", code(book.status()["id_digest"])),
         *((name, code(version)) for name, version in frozen.code.items()),
     ]

@@ -6,6 +6,7 @@ of buckets.
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
@@ -38,7 +39,7 @@ class Model(Section):
     dim: int | None = Field(None, ge=1, description="channels of a token; overrides the preset")
     depth: int | None = Field(None, ge=1, description="number of blocks; overrides the preset")
     token_dim: int | None = Field(
-        None, ge=1, description="hidden units of the token-mixing MLP; overrides the preset"
+        None, ge=1, description="hidden units of the token mixer (mlp, gmlp, hire); overrides the preset"
     )
     channel_dim: int | None = Field(
         None, ge=1, description="hidden units of the channel-mixing MLP; overrides the preset"
@@ -46,22 +47,58 @@ class Model(Section):
     drop_path: float = Field(
         0.0, ge=0, lt=1, description="stochastic depth at the last block; linear from 0 at the first"
     )
+    drop_path_rescale: bool = Field(
+        False, description="divide what is kept by its share, as timm does; the paper's code does not"
+    )
     activation: Literal["gelu", "gelu_tanh"] = Field(
         "gelu_tanh", description="GELU by tanh (JAX, the published networks) or by erf (timm)"
     )
+    mixer: Literal["mlp", "resmlp", "gmlp", "s2", "ccs", "smlp", "cycle", "hire", "depthwise", "ms"] = Field(
+        "mlp",
+        description="what mixes tokens: MLP-Mixer's MLP, or one of the related work (docs/token-mixers.md)",
+    )
     loss: Literal["softmax", "sigmoid"] = Field(
         "softmax", description="cross-entropy over classes, or per class and summed"
+    )
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="share of the softmax's target that all classes get alike"
+    )
+    head_bias: float | None = Field(
+        None, description="first bias of the head; null: -ln(classes) for sigmoid, else 0"
+    )
+
+    init: str | None = Field(
+        None,
+        description="first weights: a run (its name in the same store, or `<store>/runs/<name>`), or a file of weights, as a path or "
+        "url; copied beside the run when it is made. null: drawn by the seed",
+    )
+    head: Literal["keep", "new"] | None = Field(
+        None,
+        description="init's head, or a new one of zeros; null: kept where init has as many classes",
     )
 
     @model_validator(mode="after")
     def _complete(self) -> Model:
         mixer_config(self.preset, **self.overrides())
+        if self.label_smoothing and self.loss != "softmax":
+            raise ValueError(
+                f"label_smoothing got {self.label_smoothing}; it is for loss: softmax, set it to 0 for {self.loss}"
+            )
+        if self.head and not self.init:
+            raise ValueError(f"head got {self.head!r}; it goes with init, which is not given: leave it out")
         return self
 
     def overrides(self) -> dict[str, Any]:
         """The arguments of `mixer_model.config` and `mixer_model.create` besides the preset."""
-        given = self.model_dump(exclude={"preset", "loss"})
+        given = self.model_dump(exclude={"preset", "loss", "label_smoothing", "head_bias", "init", "head"})
         return {key: value for key, value in given.items() if value is not None}
+
+    @property
+    def first_bias(self) -> float:
+        """The bias every output of the head starts with."""
+        if self.head_bias is not None:
+            return self.head_bias
+        return -math.log(self.classes) if self.loss == "sigmoid" else 0.0  # else the first loss is K ln 2
 
 
 class RandAugment(Section):
@@ -101,6 +138,11 @@ class Data(Section):
     )
     ratio: tuple[float, float] = Field((3 / 4, 4 / 3), description="aspect ratio of a crop")
     flip: bool = Field(True, description="mirror half of the images; wrong for digits and text")
+    eval_crop: Literal["auto", "resmall-crop", "resize-crop", "whole"] = Field(
+        "auto",
+        description="what evaluation sees: the short side, or both sides, scaled to 8/7 of the image size and the centre cut out "
+        "(the paper's two); the whole image; `auto`: the first, but whole where `decode` is `resize` or the image is small",
+    )
     augment: Augment = Augment()
     resident: Bytes = Field(
         64_000_000, ge=0, description="a data set up to this size is read once and kept by every worker"
@@ -128,13 +170,50 @@ class Data(Section):
         return self
 
 
-class Optimizer(Section):
-    """AdamW. Decay falls on the weights of linear and patch layers only."""
+_OF_OPTIMIZER: dict[str, dict[str, Any]] = {
+    "adamw": {"lr": 1e-3, "weight_decay": 0.1, "betas": (0.9, 0.999), "eps": 1e-8},
+    "sgd": {"lr": 0.03, "weight_decay": 0.0, "momentum": 0.9},
+}  # what each one knows, with what it is when left out
 
-    lr: float = Field(1e-3, gt=0, description="peak learning rate")
-    weight_decay: float = Field(0.1, ge=0, description="decoupled decay, times the learning rate")
-    betas: tuple[float, float] = Field((0.9, 0.999), description="decay rates of the two moments")
-    eps: float = Field(1e-8, gt=0, description="added to the root of the second moment")
+
+class Optimizer(Section):
+    """AdamW for pretraining, SGD with momentum for fine-tuning. Decay falls on the weights of linear and patch layers only."""
+
+    name: Literal["adamw", "sgd"] = Field(
+        "adamw", description="keys that the one chosen does not know are refused"
+    )
+    lr: float = Field(1e-3, gt=0, description="peak learning rate; of sgd 0.03 when left out")
+    weight_decay: float = Field(
+        0.1,
+        ge=0,
+        description="of adamw decoupled, times the learning rate; of sgd added to the gradient, 0 when left out",
+    )
+    betas: tuple[float, float] | None = Field(
+        (0.9, 0.999), description="adamw: decay rates of the two moments"
+    )
+    eps: float | None = Field(1e-8, gt=0, description="adamw: added to the root of the second moment")
+    momentum: float | None = Field(
+        None, gt=0, lt=1, description="sgd: what a step keeps of the one before; 0.9 when left out"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_its_name(cls, given: Any) -> Any:
+        """What the chosen optimizer knows, filled in; null for what it does not know."""
+        name = given.get("name", "adamw") if isinstance(given, dict) else None
+        if name not in ("adamw", "sgd"):
+            return given  # the fields say what is wrong with it
+        known, own = _OF_OPTIMIZER[name], ("betas", "eps", "momentum")
+        for key in own:
+            if key not in known and given.get(key) is not None:
+                raise ValueError(f"{key} got {given[key]}; {name} does not know it: leave it out")
+        said = {key: value for key, value in given.items() if value is not None or key not in own}
+        return {**dict.fromkeys(own), **known, **said}
+
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments of the torch optimizer that `name` means, besides the decay of its groups."""
+        mine = self.model_dump(include={"lr", *_OF_OPTIMIZER[self.name]} - {"weight_decay"})
+        return {key: value for key, value in mine.items() if value is not None}
 
 
 class Train(Section):
@@ -159,10 +238,28 @@ class Train(Section):
         True,
         description="keep compiled code in the store for later attempts; off for a store others write to",
     )
-    activation_checkpointing: bool = Field(
-        False, description="keep a block's input only and compute the rest again"
+    recompute: Literal["none", "gelu", "block"] = Field(
+        "none",
+        description="memory for time: what the backward pass computes again. `gelu`: what comes out of each GELU, cheap and 38 % less to "
+        "keep at H/14; `block`: all but a block's input",
     )
     seed: int = Field(0, ge=0, lt=2**63, description="of weights, order and augmentation")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _old_names(cls, given: Any) -> Any:
+        """Specs frozen by older versions say `activation_checkpointing`."""
+        if not isinstance(given, dict) or "activation_checkpointing" not in given:
+            return given
+        tree = dict(given)
+        old = tree.pop("activation_checkpointing")
+        if not isinstance(old, bool):
+            raise ValueError(f"activation_checkpointing got {old!r}; give recompute: none, gelu or block")
+        if "recompute" in tree:
+            raise ValueError(
+                f"activation_checkpointing got {old}; recompute, given too, has taken its place: leave it out"
+            )
+        return {**tree, "recompute": "block" if old else "none"}
 
     @property
     def micro_batches(self) -> int:
@@ -274,6 +371,10 @@ class Spec(Section):
 
     name: str = Field(
         pattern=r"^[a-z0-9]([a-z0-9.-]{0,40}[a-z0-9])?$", description="lower case, digits, `-` and `.`"
+    )
+    recipe: str | None = Field(
+        None,
+        description="values for all keys that are left out: [a published way to train](recipes.md), by its name in `mixer recipes`",
     )
     store: str | None = Field(None, description="s3://bucket/prefix or a folder; else --store or MIXER_STORE")
     model: Model

@@ -1,4 +1,4 @@
-"""From what a user wrote to a Spec: YAML text -> `--set key.path=value` applied -> validated.
+"""From what a user wrote to a Spec: YAML text -> `--set key.path=value` applied -> a recipe's values put under it -> validated.
 
 Unknown keys are refused with the nearest known one; every mistake is a line that says what was given and what is allowed.
 """
@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from orchestrator.errors import SpecError, UserError
+from orchestrator.recipe import expand
 from orchestrator.spec import Spec
 
 _CREDENTIAL = re.compile(r"://[^/@\s]+:[^/@\s]+@|(?:AKIA|ASIA)[A-Z0-9]{16}")
@@ -31,8 +32,13 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> Spec:
     return parse_spec(text, overrides, where=str(path))
 
 
-def parse_spec(text: str, overrides: Sequence[str] = (), where: str = "spec") -> Spec:
-    """The Spec in YAML `text` with overrides applied. SpecError lists every mistake, one line each."""
+def parse_spec(
+    text: str, overrides: Sequence[str] = (), where: str = "spec", *, recipes: bool = True
+) -> Spec:
+    """The Spec in YAML `text` with overrides applied. SpecError lists every mistake, one line each.
+
+    Without `recipes` the text has all values, as that of a frozen run, and a recipe's name in it is no more than a name.
+    """
     if _CREDENTIAL.search(text) or any(_CREDENTIAL.search(item) for item in overrides):
         raise SpecError(
             [f"{where}: holds what looks like a credential; take it out and use the usual AWS places"]
@@ -45,7 +51,7 @@ def parse_spec(text: str, overrides: Sequence[str] = (), where: str = "spec") ->
         raise SpecError([f"{where}: got {type(tree).__name__}; a spec is a mapping of keys (see runs/)"])
     for item in overrides:
         _set(tree, item)
-    return validate(tree)
+    return validate(expand(tree) if recipes else tree)
 
 
 def validate(tree: dict[str, Any]) -> Spec:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
@@ -117,6 +117,7 @@ class Book:
             "left_out": list(left_out(self.entries)),
             "notices": sum(entry.kind == "notice" for entry in self.entries),
             "fingerprint": self.frozen.fingerprint,
+            "init": asdict(self.frozen.init) if self.frozen.init else None,
         }
 
     def mfu(self) -> float | None:

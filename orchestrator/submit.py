@@ -22,6 +22,7 @@ from clusters.capacity import endpoint_env
 from clusters.settings import DRIVER
 from orchestrator.errors import Fenced, UserError
 from orchestrator.launch import changed, freeze, resolve
+from orchestrator.recipe_page import said
 from orchestrator.run_log import log_resources, new_writer
 
 
@@ -46,6 +47,8 @@ def submit(
     resolved = resolve(target, store=store, name=name, overrides=overrides)
     run = resolved.run
     run.require_free(take_over=take_over)
+    for line in said(resolved.frozen.spec):
+        say(line)
     address = _address(cluster)
     conditional = freeze(resolved, say, submitted=True)
     job = f"{run.name}-{secrets.token_hex(3)}"
@@ -69,7 +72,9 @@ def submit(
             raise UserError(f"{error}; the run is frozen, so `mixer submit {run.name}` tries again") from None
     with suppress(Fenced):  # the job was quicker and leads the run already
         run.log(new_writer(), conditional=conditional).append("submitted", job=job)
-    return {"run": run.name, "url": run.url, "job": job, "cluster": cluster or "RAY_ADDRESS"}
+    init = resolved.frozen.init
+    begun = {"begun from": init.words} if init else {}
+    return {"run": run.name, "url": run.url, "job": job, "cluster": cluster or "RAY_ADDRESS", **begun}
 
 
 def _wanted(given: Sequence[str]) -> tuple[float, dict[str, float]]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
+from orchestrator.frozen import InitFacts
 from orchestrator.loading import in_words
 from orchestrator.watch import rate_text
 
@@ -23,6 +24,8 @@ def status_table(facts: dict[str, Any]) -> Table:
     table.add_column(justify="right", style="bold")
     table.add_column()
     table.add_row("run", f"{facts['run']}  ({facts['state']})")
+    if facts["init"]:
+        table.add_row("begun from", InitFacts(**facts["init"]).words)
     table.add_row("step", f"{facts['step']} of {facts['steps']}, {facts['samples_seen']:,} samples")
     table.add_row(
         "workers", f"{facts['world_size']}, attempt {len(facts['attempts'])} (log {facts['attempt']})"
@@ -34,7 +37,10 @@ def status_table(facts: dict[str, Any]) -> Table:
         table.add_row("MFU", f"{facts['mfu']:.1%}")
     if facts["evaluation"]:
         seen = facts["evaluation"]
-        table.add_row("validation", f"{seen['accuracy']:.2%} of {seen['samples']} at step {seen['step']}")
+        top5 = f" (top-5 {seen['top5']:.2%})" if "top5" in seen else ""
+        table.add_row(
+            "validation", f"{seen['accuracy']:.2%}{top5} of {seen['samples']} at step {seen['step']}"
+        )
     if facts["bad_samples"]:
         table.add_row("bad samples", str(facts["bad_samples"]))
     if facts["left_out"]:

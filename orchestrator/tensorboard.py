@@ -17,7 +17,7 @@ VERSION = "brain.Event:2"  # of event files: restart records are honoured from t
 FILE = "events.out.tfevents"
 _OF_STEP = {"loss": "train/loss", "lr": "train/learning_rate", "norm": "train/gradient_norm"}
 _OF_RUN = {"wait": "time/data_wait_s", "world_size": "run/world_size"}
-_OF_EVALUATION = {"accuracy": "evaluation/accuracy", "loss": "evaluation/loss"}
+_OF_EVALUATION = {"accuracy": "evaluation/accuracy", "top5": "evaluation/top5", "loss": "evaluation/loss"}
 
 
 class Point(NamedTuple):

@@ -79,9 +79,9 @@ def rgw_bucket(rgw: Gateway, monkeypatch: pytest.MonkeyPatch) -> BucketMaker:
 
 
 def _make_bucket(name: str) -> str:
-    import boto3
+    from data_pipeline.storage.s3_client import new_session
 
-    boto3.session.Session().client("s3").create_bucket(Bucket=name)
+    new_session().client("s3").create_bucket(Bucket=name)
     return f"s3://{name}"
 
 

@@ -24,6 +24,7 @@ from orchestrator.run_store import Run
 from orchestrator.spec_text import validate
 from orchestrator.status import Book
 
+Weight = np.ndarray[Any, np.dtype[np.float32]]
 START = 1_780_000_000.0
 SPEC: dict[str, Any] = {
     "name": "digits",
@@ -127,28 +128,28 @@ class ScriptedRun:
                 }
                 self.note(attempt, "step", rank=rank, step=step, slots=slots, **(mine if rank == 0 else {}))
 
-    def save(self, attempt: int, step: int, *, stall: float = 0.2, delete: str | None = None) -> str:
-        """Rank 0 saves, the driver commits; the checkpoint's path. It holds the first token-mixing weight."""
+    def save(
+        self,
+        attempt: int,
+        step: int,
+        *,
+        stall: float = 0.2,
+        delete: str | None = None,
+        change: dict[str, Weight] | None = None,
+    ) -> str:
+        """Rank 0 saves, the driver commits; the checkpoint's path. It holds the weights that pictures show, some with a `change`."""
         self.span(attempt, "save", stall)
-        path = checkpoints.folder(step, attempt)
-        weight = picture_weight(32, 8)
-        raw = weight.astype("<f4").tobytes()
-        slices = [
-            Slice(
-                "blocks.0.mlp_tokens.fc1.weight",
-                kind,
-                0,
-                weight.size,
-                "rank-00000.safetensors",
-                len(raw) * i,
-                google_crc32c.value(raw),
-            )
-            for i, kind in enumerate(KINDS)
-        ]
-        data = raw * len(KINDS)
-        files = {"rank-00000.safetensors": {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}}
-        shapes = {"blocks.0.mlp_tokens.fc1.weight": list(weight.shape)}
-        self.run.store.put(f"{path}/rank-00000.safetensors", data)
+        path, name = checkpoints.folder(step, attempt), "rank-00000.safetensors"
+        weights = {**picture_weights(), **(change or {})}
+        slices, data = [], b""
+        for param, weight in weights.items():
+            raw = weight.astype("<f4").tobytes()
+            for kind in KINDS:
+                slices.append(Slice(param, kind, 0, weight.size, name, len(data), google_crc32c.value(raw)))
+                data += raw
+        files = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}}
+        shapes = {param: list(weight.shape) for param, weight in weights.items()}
+        self.run.store.put(f"{path}/{name}", data)
         self.run.store.put(
             f"{path}/manifest.json", Manifest(step, 128 * step, attempt, shapes, files, slices, {}).to_bytes()
         )
@@ -179,11 +180,18 @@ def loss(step: int) -> float:
     return 0.04 + 2.26 * math.exp(-step / 60) * (1 + 0.12 * math.sin(step * 12.9898) * math.cos(step * 4.1))
 
 
-def picture_weight(units: int, grid: int) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """[units, grid * grid] of waves, as trained token-mixing weights often look."""
+def picture_weights() -> dict[str, Weight]:
+    """The first three token MLPs and the stem of SPEC's model: waves, as trained weights often look."""
+    rng = np.random.default_rng(0)
+    tokens = {f"blocks.{block}.mlp_tokens.fc1.weight": _waves(32, 8, block) for block in range(3)}
+    return {**tokens, "stem.proj.weight": rng.normal(size=(64, 3, 4, 4)).astype(np.float32)}
+
+
+def _waves(units: int, grid: int, phase: float) -> Weight:
+    """[units, grid * grid]"""
     rows, columns = np.mgrid[0:grid, 0:grid] / grid
     maps = [
-        np.cos(2 * np.pi * ((unit % 5) * rows / 2 + (unit % 7) * columns / 2) + unit) / (1 + unit % 9)
+        np.cos(2 * np.pi * ((unit % 5) * rows / 2 + (unit % 7) * columns / 2) + unit + phase) / (1 + unit % 9)
         for unit in range(units)
     ]
     return np.stack(maps).reshape(units, -1).astype(np.float32)

@@ -60,6 +60,7 @@ def test_each_foreign_library_has_its_owner() -> None:
     assert all(name.startswith("data_pipeline/") for name in users_of("boto3") | users_of("botocore"))
     assert all(name.startswith("data_pipeline/") for name in users_of("webdataset"))
     assert users_of("triton") == {"mixer_model/kernels/on_cuda.py"}
+    assert users_of("onnxruntime") == {"mixer_model/interop/onnx.py"}
     assert users_of("tensorboardX") == {"orchestrator/tensorboard.py"}
     assert all(name.startswith(("clusters/", "orchestrator/on_ray/")) for name in users_of("ray"))
 
@@ -91,6 +92,7 @@ def test_the_model_knows_torch_and_nothing_of_the_rest() -> None:
         "numpy",
         "safetensors",
         "triton",
+        "onnxruntime",
         "matplotlib",
         "PIL",
         "mixer_model",
@@ -163,8 +165,10 @@ print("HEAVY", heavy, "CODE", code)
         (["train", "--help"], 0),
         (["train", "SPEC"], 2),
         (["status", "none", "--store", "FOLDER"], 2),
+        (["recipes"], 0),
+        (["recipes", "in1k-b"], 0),
     ],
-    ids=["help", "train-help", "spec-error", "no-run"],
+    ids=["help", "train-help", "spec-error", "no-run", "recipes", "recipe"],
 )
 def test_the_face_stays_light(args: list[str], code: int, tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text(BAD_SPEC)

@@ -10,6 +10,7 @@ strings.
 
 from __future__ import annotations
 
+import functools
 import random
 import threading
 import time
@@ -18,8 +19,10 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import boto3
+import botocore.session
 from botocore import exceptions as aws
 from botocore.config import Config
+from botocore.loaders import create_loader
 
 from data_pipeline.errors import AccessDenied, NotFound, StoreError, Unavailable
 from data_pipeline.storage.s3_ranges import range_gets
@@ -168,13 +171,29 @@ class S3Client:
 
 def _connect() -> tuple[Any, Any, bool]:
     """Session and client from the usual AWS chain, and whether it is Amazon's; elsewhere addresses are path-style."""
-    session = boto3.session.Session()
+    session = new_session()
     client = _client(session, {})
     if session.get_credentials() is None:
         raise aws.NoCredentialsError
     host = urlsplit(client.meta.endpoint_url).hostname or ""
     amazon = host.endswith((".amazonaws.com", ".amazonaws.com.cn"))
     return session, client if amazon else _client(session, {"addressing_style": "path"}), amazon
+
+
+def new_session() -> Any:
+    """A boto3 session of this moment's environment.
+
+    Sessions share one reader of botocore's descriptions of services: parsing them again for each takes a quarter of a second, and a
+    rank opens several stores.
+    """
+    core = botocore.session.Session()
+    core.register_component("data_loader", _loader(core.get_config_variable("data_path")))
+    return boto3.session.Session(botocore_session=core)
+
+
+@functools.cache
+def _loader(data_path: str | None) -> Any:
+    return create_loader(data_path)
 
 
 def _client(session: Any, s3: dict[str, str]) -> Any:

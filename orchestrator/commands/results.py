@@ -1,30 +1,63 @@
-"""Commands for what a run has come to: report, look, eval, export; and the demo, which does it all."""
+"""Commands for what a run has come to: report, look, eval; and the demo, which does it all."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from orchestrator.commands.shared import Json, RunName, Set, Store, out, print_facts, print_json, say
+from orchestrator.commands.shared import (
+    Json,
+    RunName,
+    Set,
+    Store,
+    bar,
+    named_bar,
+    out,
+    print_facts,
+    print_json,
+    say,
+)
 from orchestrator.errors import UserError
+
+SEEDS = 3  # of few-shot probes, as in the paper
 
 
 def report(
     run: RunName,
     store: Store = None,
     path: Annotated[
-        Path | None, typer.Option("-o", "--out", help="the HTML file; else <run>.html here")
+        Path | None,
+        typer.Option(
+            "-o",
+            "--out",
+            help="the HTML file, else <run>.html here; of --weights the PNG, else <run>-weights.png",
+        ),
     ] = None,
+    weights: Annotated[
+        bool,
+        typer.Option(
+            "--weights",
+            help="instead of the page a picture of the newest weights: token mixing and the stem's filters",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """A page with the loss curve, the faults and the ledger; with --json the committed history, step by step."""
+    """A page with the loss curve, the faults, the ledger and pictures of the weights; with --json the committed history, step by step."""
+    if weights and path is not None and path.suffix.lower() != ".png":
+        raise UserError(f"--out got {path}; with --weights it is a picture: give a name that ends in .png")
     from orchestrator.launch import find_run
     from orchestrator.report import write_report
     from orchestrator.status import Book
 
     book = Book(find_run(run, store))
+    if weights:
+        from orchestrator.gallery import write_weights
+
+        made = write_weights(book, path or Path(f"{book.run.name}-weights.png"))
+        print_json(made) if as_json else out.print(made["file"], markup=False)
+        return
     if as_json:
         print_json(
             {
@@ -93,53 +126,70 @@ def _slots(text: str) -> range:
     return range(int(first), int(last) if colon else int(first) + 1)
 
 
-def eval_command(run: RunName, store: Store = None, as_json: Json = False) -> None:
-    """Accuracy of the newest checkpoint on the validation set, here, in one process."""
-    from orchestrator.launch import find_run
-    from orchestrator.weights import evaluate_run
-
-    facts = evaluate_run(find_run(run, store))
-    print_json(facts) if as_json else print_facts(facts)
-
-
-def export(
+def eval_command(
     run: RunName,
     store: Store = None,
-    form: Annotated[
-        str,
+    crop: Annotated[
+        str | None,
         typer.Option(
-            "--format",
-            help="safetensors or timm (the same names in one file); tensorboard: the curves of the committed history",
+            "--crop",
+            help="resmall-crop or resize-crop (the paper's two), whole, auto; else the spec's data.eval_crop",
         ),
-    ] = "safetensors",
-    path: Annotated[
-        Path | None,
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option("--data", metavar="URL", help="a packed or indexed set; else the run's data.val"),
+    ] = None,
+    shots: Annotated[
+        list[int] | None,
         typer.Option(
-            "-o",
-            "--out",
-            help="the file, else <run>.safetensors here; of tensorboard the folder, else <run>-tensorboard",
+            "--few-shot",
+            metavar="N",
+            help="instead: accuracy of a linear probe on the features, fitted to N images of each class; repeatable",
+        ),
+    ] = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option("--seeds", help=f"of --few-shot: how often the images are drawn; else {SEEDS}", min=1),
+    ] = None,
+    train_data: Annotated[
+        str | None,
+        typer.Option(
+            "--train-data",
+            metavar="URL",
+            help="of --few-shot: the set to take the images from; else the run's data.train",
+        ),
+    ] = None,
+    pool: Annotated[
+        int | None,
+        typer.Option(
+            "--pool", help="of --few-shot: samples of that set that may be read; else 65 for each class"
         ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """The newest checkpoint's weights, or the run's curves, in a file that the rest of the field loads."""
+    """Accuracy of the newest checkpoint on the validation set, here, in one process; with --few-shot, of its features."""
     from orchestrator.launch import find_run
 
-    if form not in ("safetensors", "timm", "tensorboard"):
-        raise UserError(
-            f"--format got {form}; allowed: safetensors, timm, tensorboard (onnx is not there yet)"
-        )
-    found = find_run(run, store)
-    if form == "tensorboard":
-        from orchestrator.curves import export as export_curves
-        from orchestrator.status import Book
+    if shots:
+        sets = {"crop": crop, "data": data, "train_data": train_data}
+        _few_shot(find_run(run, store), as_json, sets, tuple(sorted(set(shots))), seeds or SEEDS, pool)
+        return
+    if train_data or pool or seeds:
+        raise UserError("--train-data, --pool and --seeds go with --few-shot N")
+    from orchestrator.weights import evaluate_run
 
-        made = export_curves(Book(found), path or Path(f"{found.name}-tensorboard"))
-    else:
-        from orchestrator.weights import export_run
+    with bar("evaluating", as_json) as tell:
+        facts = evaluate_run(find_run(run, store), crop=crop, data=data, tell=tell)
+    print_json(facts) if as_json else print_facts(facts)
 
-        made = export_run(found, path or Path(f"{found.name}.safetensors"))
-    print_json({"run": found.name, "file": str(made)}) if as_json else out.print(str(made), markup=False)
+
+def _few_shot(run: Any, as_json: bool, sets: dict[str, str | None], *wanted: Any) -> None:
+    from orchestrator.probe import Wanted, few_shot, lines
+
+    with named_bar(as_json) as tell:
+        facts = few_shot(run, Wanted(*wanted), tell=tell, **sets)
+    print_json(facts) if as_json else out.print("\n".join(lines(facts)), markup=False)
 
 
 def demo(

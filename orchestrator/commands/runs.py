@@ -1,4 +1,4 @@
-"""Commands that begin, watch and steer a run: train, submit, ls, status, logs, stop, scale."""
+"""Commands that begin, watch and steer a run: recipes, train, submit, ls, status, logs, stop, scale."""
 
 from __future__ import annotations
 
@@ -34,13 +34,37 @@ def train(
     """Train in the foreground, here or on the cluster at RAY_ADDRESS. Starts or resumes."""
     _check_spec(target, overrides)
     from orchestrator.launch import lead, resolve
+    from orchestrator.recipe_page import said
     from orchestrator.watch import watching
 
     resolved = resolve(target, store=store, name=name, overrides=overrides or [])
-    out.print(f"run {resolved.run.name}  {resolved.run.url}", markup=False)
+    for line in (f"run {resolved.run.name}  {resolved.run.url}", *said(resolved.frozen.spec)):
+        out.print(line, markup=False)
+    if resolved.frozen.init:
+        out.print(f"begun from {resolved.frozen.init.words}", markup=False)
     with watching(resolved.run, resolved.frozen.steps, out) as tell:
         code = lead(resolved, take_over=take_over, say=tell)
     raise typer.Exit(code)
+
+
+def recipes(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="one of them, as YAML")] = None,
+    as_json: Json = False,
+) -> None:
+    """Published ways to train, for a spec's `recipe:`; with NAME the keys it stands for, and its source."""
+    from mixer_model.recipes import RECIPES
+    from orchestrator import recipe_page
+    from orchestrator.recipe import named
+
+    if name is not None:
+        found = named(name)
+        print_json(recipe_page.as_json(found)) if as_json else out.print(
+            recipe_page.as_yaml(found), end="", markup=False
+        )
+    elif as_json:
+        print_json([recipe_page.as_json(each) for each in RECIPES.values()])
+    else:
+        out.print(recipe_page.recipes_table())
 
 
 def _check_spec(target: str, overrides: list[str] | None) -> None:

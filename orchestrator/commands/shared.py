@@ -61,14 +61,23 @@ def print_facts(facts: dict[str, Any]) -> None:
 
 
 @contextmanager
-def bar(what: str, quiet: bool) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar as a callback of (done, total)."""
+def bar(what: str, quiet: bool) -> Iterator[Callable[..., None]]:
+    """A progress bar as a callback of (done, total), and of what is done, where that changes."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=err, transient=True, disable=quiet or not err.is_terminal) as progress:
         task = progress.add_task(what, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
+        yield lambda done, total, now=what: progress.update(
+            task, completed=done, total=total, description=now
+        )
+
+
+@contextmanager
+def named_bar(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """A progress bar for work in several parts, as a callback of (what is done now, done, total)."""
+    with bar("", quiet) as tell:
+        yield lambda what, done, total: tell(done, total, what)
 
 
 @contextmanager

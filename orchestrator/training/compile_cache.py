@@ -32,7 +32,7 @@ from orchestrator.spec import Spec
 from orchestrator.training.contact import Contact
 from orchestrator.training.events import Events
 
-FORMAT = 1  # of the key; to be raised when engine.py compiles with other options
+FORMAT = 2  # of the key; to be raised when engine.py compiles with other options
 MOST_BYTES = 1 << 30  # of an unpacked cache; a block's kernels are some MB
 _LIBRARIES = ("torch", "triton", "deepspeed")
 _PASSING = (".lock", ".tmp")  # ends of names of files that hold nothing to keep
@@ -57,7 +57,7 @@ def facts(spec: Spec, device: str, threads: int) -> dict[str, Any]:
         "micro_batch": train.micro_batch,
         "precision": train.precision,
         "zero": train.zero,
-        "activation_checkpointing": train.activation_checkpointing,
+        "recompute": train.recompute,
         "options": {key: value for key, value in os.environ.items() if key.startswith("TORCHINDUCTOR_")}
         | {"TORCHINDUCTOR_CACHE_DIR": None},
     }

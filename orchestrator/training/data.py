@@ -41,6 +41,7 @@ def recipe(frozen: Frozen) -> Recipe:
         ratio=data.ratio,
         flip=data.flip,
         interpolation=data.interpolation,
+        eval_crop=data.eval_crop,
         randaugment=(random.ops, random.magnitude) if random else None,
     )
 

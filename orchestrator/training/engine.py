@@ -11,25 +11,28 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.utils.checkpoint import checkpoint
 
 import mixer_model
 from mixer_model.draws import keep_masks, mixup_lambda
-from mixer_model.losses import LOSSES, mixed
+from mixer_model.losses import LOSSES, mixed, training_loss
 from mixer_model.mixer import Block, Mixer, to_input
 from mixer_model.param_groups import param_groups
 from orchestrator.errors import UserError
 from orchestrator.spec import Spec
-from orchestrator.training import fragments
+from orchestrator.training import blocks, fragments
 from orchestrator.training.pulse import Pulse
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adamw": torch.optim.AdamW,
+    "sgd": torch.optim.SGD,
+}
 
 
 @dataclass(frozen=True)
@@ -105,8 +108,7 @@ def preload(device: torch.device) -> None:
 def build_model(spec: Spec) -> Mixer:
     """The network of `spec` with its first weights: a function of the spec's seed alone."""
     model = mixer_model.create(spec.model.preset, **spec.model.overrides(), seed=spec.train.seed)
-    if spec.model.loss == "sigmoid":  # else the first loss is K ln 2
-        model.reset(spec.train.seed, head_bias=-math.log(spec.model.classes))
+    torch.nn.init.constant_(model.head.bias, spec.model.first_bias)
     return model
 
 
@@ -118,11 +120,13 @@ class Engine:
         self.slots = spec.train.micro_batches
         self.rounds = math.ceil(self.slots / place.world)  # G, micro-batches per worker and step
         self._dtype = torch.bfloat16 if spec.train.precision == "bf16" else torch.float32
-        self.losses = LOSSES[spec.model.loss]
+        self.losses = training_loss(spec.model.loss, spec.model.label_smoothing)
+        self.plain_losses = LOSSES[spec.model.loss]  # for evaluation
         model = build_model(spec)
         self.shapes = {name: list(param.shape) for name, param in model.named_parameters()}
         self.engine = self._initialize(model)
         fragments.create_state(self.engine)
+        self.kinds = fragments.kinds(self.engine)
         self.fresh = True  # until the first micro-batch, which compiles
         self.pulse = Pulse()
         self.forward_s = 0.0  # in forward passes so far: the part of a step in which no rank waits for another (but in stage 3)
@@ -134,16 +138,9 @@ class Engine:
             from deepspeed.utils import set_z3_leaf_modules
 
             set_z3_leaf_modules(model, [Block])
-        for block in model.blocks:
-            if train.compile:  # assigned, not block.compile(): ZeRO-3's hooks stay outside the graph
-                block.forward = torch.compile(block.forward, dynamic=False, fullgraph=True)
-            if train.activation_checkpointing:
-                block.forward = partial(
-                    checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False
-                )
+        blocks.prepare(model, train)
         groups = param_groups(model, train.optimizer.weight_decay)
-        options = train.optimizer
-        optimizer = torch.optim.AdamW(groups, lr=options.lr, betas=options.betas, eps=options.eps)
+        optimizer = OPTIMIZERS[train.optimizer.name](groups, **train.optimizer.arguments(), fused=True)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             engine, *_ = deepspeed.initialize(
@@ -164,17 +161,12 @@ class Engine:
         Weights: with G micro-batches a worker, DeepSpeed divides by G and averages over W, so a real micro-batch gets G*W/M and the
         sum over all ranks is the mean over the step's M micro-batches, at any W.
         """
-        model = self.spec.model
         y = labels.to(self.place.device)
         lam = mixup_lambda(self.spec.train.seed, item, self.spec.data.augment.mixup)
         x = mixed(self.normalise(images), lam)
-        keep = (
-            keep_masks(self.spec.train.seed, item, self._depth, len(labels), model.drop_path)
-            if model.drop_path
-            else None
-        )
+        keep = self._keep(item, len(labels))
         began = time.perf_counter()
-        logits = self.engine(x, keep.to(self.place.device, self._dtype) if keep is not None else None).float()
+        logits = self.engine(x, keep).float()
         self.forward_s += time.perf_counter() - began
         losses = self.losses(logits, y)
         if lam < 1:
@@ -189,12 +181,22 @@ class Engine:
         self.fresh = False
         return loss.detach()
 
+    def _keep(self, item: int, samples: int) -> torch.Tensor | None:
+        """The masks of stochastic depth, [depth, 2, m] on the device; None where there is none."""
+        model = self.spec.model
+        if not model.drop_path:
+            return None
+        masks = keep_masks(
+            self.spec.train.seed, item, self._depth, samples, model.drop_path, rescale=model.drop_path_rescale
+        )
+        return masks.to(self.place.device, self._dtype)
+
     def step(self, lr: float) -> float | None:
         """Update the weights at `lr`. The global norm of the gradient before clipping; None where the stage does not give it.
 
         Called once after each micro-batch by DeepSpeed's rule: only the call after the G-th updates.
         """
-        for group in fragments.adamw(self.engine).param_groups:
+        for group in fragments.inner(self.engine).param_groups:
             group["lr"] = lr
         plain = self._norm() if self.spec.train.zero == 0 else None  # DeepSpeed tells it from stage 1 on
         self.engine.step()
@@ -217,8 +219,12 @@ class Engine:
     @torch.no_grad()
     def logits(self, images: torch.Tensor) -> torch.Tensor:
         """fp32 logits [m, classes] of uint8 images [m, H, W, 3], in evaluation mode. Collective in stage 3."""
+        x = self.normalise(images)
+        keep = None
+        if self.spec.model.drop_path:  # all kept, and said so: without masks it would be another graph
+            keep = x.new_ones(self._depth, 2, len(x))
         with self._evaluating():
-            return self.engine(self.normalise(images), None).float()  # type: ignore[no-any-return]
+            return self.engine(x, keep).float()  # type: ignore[no-any-return]
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
@@ -249,9 +255,7 @@ class Engine:
 
     def filled(self, updates: int) -> None:
         """Go on from filled fragments after `updates` optimizer updates. Collective."""
-        state = fragments.adamw(self.engine).state
-        for flat in fragments.flat_masters(self.engine):
-            state[flat]["step"] = torch.tensor(float(updates), dtype=torch.float32)
+        fragments.set_updates(self.engine, updates)
         fragments.publish_masters(self.engine)
 
 

@@ -15,12 +15,16 @@ from typing import Any
 
 import torch
 
-MOMENTS = ("exp_avg", "exp_avg_sq")
+MOMENTS: dict[type[torch.optim.Optimizer], tuple[str, ...]] = {
+    torch.optim.AdamW: ("exp_avg", "exp_avg_sq"),
+    torch.optim.SGD: ("momentum_buffer",),
+}
+"""What an optimizer keeps of each parameter besides its weight, by torch's names."""
 
 
 @dataclass(frozen=True)
 class Fragment:
-    """Elements from `start` of the flat parameter `param`: 1-D fp32 views of its weight and both moments, all of one length."""
+    """Elements from `start` of the flat parameter `param`: 1-D fp32 views of its weight and its moments, all of one length."""
 
     param: str
     start: int
@@ -32,57 +36,71 @@ class Fragment:
 
 
 def flat_masters(engine: Any) -> list[torch.Tensor]:
-    """The tensors that AdamW really updates on this rank, whatever the stage."""
+    """The tensors that the optimizer really updates on this rank, whatever the stage."""
     optimizer = engine.optimizer
     if hasattr(optimizer, "fp32_partitioned_groups_flat"):  # stage 3
         return list(optimizer.fp32_partitioned_groups_flat)
     if hasattr(optimizer, "single_partition_of_fp32_groups"):  # stages 1, 2
         return list(optimizer.single_partition_of_fp32_groups)
-    return [param for group in adamw(engine).param_groups for param in group["params"]]
+    return [param for group in inner(engine).param_groups for param in group["params"]]
 
 
-def adamw(engine: Any) -> torch.optim.Optimizer:
+def inner(engine: Any) -> torch.optim.Optimizer:
     """The torch optimizer inside DeepSpeed's."""
-    inner = getattr(engine.optimizer, "optimizer", engine.optimizer)
-    assert isinstance(inner, torch.optim.Optimizer)
-    return inner
+    found = getattr(engine.optimizer, "optimizer", engine.optimizer)
+    assert isinstance(found, torch.optim.Optimizer)
+    return found
+
+
+def kinds(engine: Any) -> tuple[str, ...]:
+    """What a fragment holds: the weight, then the optimizer's moments."""
+    return ("weight", *MOMENTS[type(inner(engine))])
 
 
 def create_state(engine: Any) -> None:
-    """Make AdamW's moments now, so that they can be read and filled before the first step.
+    """Make the moments now, so that they can be read and filled before the first step.
 
-    AdamW makes them lazily, and DeepSpeed 0.19.8 links them to parameters after the FIRST group's step only, so that with two
-    groups (decay, no decay) the second stays unlinked. Creating all, then linking, is right for any number of groups.
+    Optimizers make them lazily, and DeepSpeed 0.19.8 links them to parameters after the FIRST group's step only, so that with two
+    groups (decay, no decay) the second stays unlinked. Creating all, then linking, is right for any number of groups. A momentum
+    that begins as zeros is the gradient after the first step, as one that torch makes then.
     """
-    inner, optimizer = adamw(engine), engine.optimizer
+    optimizer, moments = engine.optimizer, MOMENTS[type(inner(engine))]
     for flat in flat_masters(engine):
-        state = inner.state[flat]
-        if "exp_avg" not in state:
-            state["step"] = torch.zeros((), dtype=torch.float32)
-            state["exp_avg"] = torch.zeros_like(flat.data)
-            state["exp_avg_sq"] = torch.zeros_like(flat.data)
+        state = inner(engine).state[flat]
+        if moments[0] not in state:
+            state.update({key: torch.zeros_like(flat.data) for key in moments})
+    set_updates(engine, 0)
     if hasattr(optimizer, "_lazy_init_hp_params_optimizer_state"):
         optimizer._hp_optimizer_states_linked = False
         optimizer._lazy_init_hp_params_optimizer_state()
 
 
+def set_updates(engine: Any, updates: int) -> None:
+    """Tell the optimizer how many updates were made, if it counts them: AdamW does, for the bias of its moments."""
+    if isinstance(inner(engine), torch.optim.AdamW):
+        for flat in flat_masters(engine):
+            inner(engine).state[flat]["step"] = torch.tensor(
+                float(updates), dtype=torch.float32, device=flat.device
+            )
+
+
 def owned(engine: Any, rank: int, world: int) -> Iterator[Fragment]:
     """Every fragment this rank owns."""
-    inner, optimizer = adamw(engine), engine.optimizer
+    optimizer, of_each = engine.optimizer, kinds(engine)
     for name, param in engine.module.named_parameters():
         if hasattr(param, "ds_id"):
-            yield from _stage3(optimizer, name, param, rank)
+            yield from _stage3(optimizer, name, param, rank, of_each)
         elif hasattr(param, "_hp_mapping"):
-            yield from _stage12(name, param)
+            yield from _stage12(name, param, of_each)
         else:
             share = -(-param.numel() // world)
             start, end = min(rank * share, param.numel()), min((rank + 1) * share, param.numel())
-            yield from _plain(inner, name, param, start, end)
+            yield from _plain(inner(engine), name, param, start, end)
 
 
 def replicated(engine: Any, rank: int, world: int) -> Iterator[Fragment]:
     """Every fragment this rank must fill when loading: what it owns, and in stage 0 everything."""
-    inner, optimizer = adamw(engine), engine.optimizer
+    optimizer = engine.optimizer
     sharded = any(
         hasattr(optimizer, name)
         for name in ("fp32_partitioned_groups_flat", "single_partition_of_fp32_groups")
@@ -91,30 +109,27 @@ def replicated(engine: Any, rank: int, world: int) -> Iterator[Fragment]:
         yield from owned(engine, rank, world)
         return
     for name, param in engine.module.named_parameters():
-        yield from _plain(inner, name, param, 0, param.numel())
+        yield from _plain(inner(engine), name, param, 0, param.numel())
 
 
-def _plain(inner: Any, name: str, param: torch.Tensor, start: int, end: int) -> Iterator[Fragment]:
+def _plain(optimizer: Any, name: str, param: torch.Tensor, start: int, end: int) -> Iterator[Fragment]:
     if end > start:
-        state = inner.state[param]
-        whole = {"weight": param.data, **{key: state[key] for key in MOMENTS}}
+        state = optimizer.state[param]
+        whole = {"weight": param.data, **{key: state[key] for key in MOMENTS[type(optimizer)]}}
         yield Fragment(name, start, {key: value.view(-1)[start:end] for key, value in whole.items()})
 
 
-def _stage12(name: str, param: Any) -> Iterator[Fragment]:
+def _stage12(name: str, param: Any, of_each: tuple[str, ...]) -> Iterator[Fragment]:
     mapping = param._hp_mapping
     if mapping is not None:
-        views = {
-            "weight": mapping.hp_fragment.data,
-            **{key: mapping.optim_fragment[key].data for key in MOMENTS},
-        }
-        yield Fragment(name, mapping.lp_fragment_address.start, views)
+        held = {"weight": mapping.hp_fragment, **mapping.optim_fragment}
+        yield Fragment(name, mapping.lp_fragment_address.start, {key: held[key].data for key in of_each})
 
 
-def _stage3(optimizer: Any, name: str, param: Any, rank: int) -> Iterator[Fragment]:
+def _stage3(optimizer: Any, name: str, param: Any, rank: int, of_each: tuple[str, ...]) -> Iterator[Fragment]:
     views = {
         key: optimizer._get_fp32_opt_state_partition(param, True, None if key == "weight" else key)[0].data
-        for key in ("weight", *MOMENTS)
+        for key in of_each
     }
     partition = views["weight"].numel()
     start = rank * partition

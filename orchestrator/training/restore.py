@@ -1,16 +1,20 @@
-"""Fill an engine from a checkpoint: any world size and stage from any other, by ranges, from a node's memory or the bucket.
+"""Fill an engine from a checkpoint, or from the weights its run begins with: any world size and stage from any other, by ranges, from
+a node's memory or the bucket.
 
 The engine says which slices this rank holds now; exactly those bytes are fetched and proven; the rest is never read.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from data_pipeline.storage import Store
 from orchestrator import checkpoints
 from orchestrator.checkpoints import Float32, Manifest, Want
-from orchestrator.errors import UserError
+from orchestrator.errors import DamagedCheckpoint, UserError
+from orchestrator.frozen import InitFacts
 from orchestrator.near.client import Near, Source
 from orchestrator.training.engine import Engine
 
@@ -22,6 +26,25 @@ def restore(
 
     DamagedCheckpoint when its bytes are not what was saved.
     """
+    return _load(engine, store, path, sha256, near or Near(None), engine.kinds)
+
+
+def begin_from(engine: Engine, store: Store, init: InitFacts) -> dict[str, int]:
+    """Fill the weights of a new `engine` with those its run begins with; the bytes taken, as above. Collective.
+
+    UserError when the run's copy of them is not what was frozen: trying again cannot help.
+    """
+    try:
+        return _load(engine, store, init.path, init.manifest, Near(None), ("weight",))[1]
+    except DamagedCheckpoint as error:
+        raise UserError(
+            f"the run's copy of its first weights is damaged: {error}. Begin it again under another --name (model.init: {init.source})"
+        ) from error
+
+
+def _load(
+    engine: Engine, store: Store, path: str, sha256: str | None, near: Near, kinds: Sequence[str]
+) -> tuple[Manifest, dict[str, int]]:
     manifest = checkpoints.load_manifest(store, path, sha256)
     if manifest.params != engine.shapes:
         raise UserError(
@@ -31,8 +54,9 @@ def restore(
         (Want(fragment.param, kind, fragment.start, fragment.length), view.detach())
         for fragment in engine.to_fill()
         for kind, view in fragment.views.items()
+        if kind in kinds
     ]
-    source = (near or Near(None)).over(store, path, manifest.files)
+    source = near.over(store, path, manifest.files)
     _fill(source, path, manifest, [want for want, _ in views], [view for _, view in views])
     engine.filled(manifest.state["updates"])
     return manifest, dict(source.took)

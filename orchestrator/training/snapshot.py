@@ -13,14 +13,15 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
 import google_crc32c
 
 from data_pipeline.storage import Bytes, Store, StoreError
-from orchestrator.checkpoints import Manifest, Slice, folder, rank_file, receipt
+from orchestrator import tensor_file
+from orchestrator.checkpoints import KINDS, Manifest, Slice, folder, rank_file, receipt
 from orchestrator.errors import MixerError
 from orchestrator.near.client import Near
 from orchestrator.redact import redact
@@ -48,9 +49,10 @@ class Saver:
         rank: int,
         world: int,
         shapes: dict[str, list[int]],
+        kinds: Sequence[str] = KINDS,
         near: Near | None = None,
     ) -> None:
-        self._store, self._events, self._shapes = store, events, shapes
+        self._store, self._events, self._shapes, self._kinds = store, events, shapes, kinds
         self._near = near or Near(None)
         self._attempt, self._rank, self._world = attempt, rank, world
         self._memory = HostMemory()
@@ -150,6 +152,7 @@ class Saver:
             files={facts["name"]: {"bytes": facts["bytes"], "sha256": facts["sha256"]} for facts in receipts},
             slices=[Slice(*item) for facts in receipts for item in facts["slices"]],
             state=state,
+            kinds=self._kinds,
         )
         manifest.check_cover()
         self._store.put_if_absent(f"{path}/manifest.json", manifest.to_bytes())
@@ -177,17 +180,7 @@ def _slices(copies: list[Copied]) -> Iterator[Copied]:
 
 
 def _header(slices: list[Copied]) -> tuple[bytes, list[int]]:
-    """The safetensors header of `slices`, and where in the file each one's bytes begin."""
-    table, at, places = {}, 0, []
-    for param, kind, start, values in slices:
-        table[f"{kind}/{param}/{start}"] = {
-            "dtype": "F32",
-            "shape": [len(values)],
-            "data_offsets": [at, at + values.nbytes],
-        }
-        places.append(at)
-        at += values.nbytes
-    text = json.dumps(table).encode()
-    text += b" " * (-len(text) % 8)
-    header = len(text).to_bytes(8, "little") + text
-    return header, [len(header) + place for place in places]
+    """The header of a rank's file, and where in it each slice's bytes begin."""
+    return tensor_file.header(
+        (f"{kind}/{param}/{start}", [len(values)], values.nbytes) for param, kind, start, values in slices
+    )

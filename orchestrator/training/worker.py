@@ -91,7 +91,7 @@ def _work(
     from orchestrator.training.evaluate import evaluate
     from orchestrator.training.judge import Judge
     from orchestrator.training.loop import Task, train
-    from orchestrator.training.restore import restore
+    from orchestrator.training.restore import begin_from, restore
     from orchestrator.training.save_clock import SaveClock
     from orchestrator.training.schedule import batches_to_skip
     from orchestrator.training.snapshot import Saver
@@ -114,6 +114,11 @@ def _work(
             manifest, took = restore(engine, run.store, **config["checkpoint"], near=near)
         events.note("loaded", **took)
         step, position, state = manifest.step, manifest.position, manifest.state
+    elif frozen.init:
+        pulse.mark("load")
+        with events.span("load"):
+            took = begin_from(engine, run.store, frozen.init)
+        events.note("loaded", **took)
     batch = spec.train.global_batch
     left_out = batches_to_skip(config.get("left_out", ()), state.get("skipped", ()), position, batch)
     pulse.mark("data", step)
@@ -129,7 +134,7 @@ def _work(
             events.board = Board(run.store, config["attempt"], batch=batch, step=step)
             contact.tell(steps=frozen.steps, step=step, world_size=place.world)
         of_rank = {"attempt": config["attempt"], "rank": place.rank, "world": place.world}
-        saver = Saver(run.store, events, **of_rank, shapes=engine.shapes, near=near)
+        saver = Saver(run.store, events, **of_rank, shapes=engine.shapes, kinds=engine.kinds, near=near)
         saver.prepare(engine.owned())
         if step:
             saver.last_step = step

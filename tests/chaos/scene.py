@@ -104,7 +104,7 @@ def noticing(folder: Path) -> dict[str, str]:
 
 def make_bucket(name: str) -> str:
     """The url of a new bucket in the store that AWS_* name now; boto3's own session would remember the one before."""
-    import boto3
+    from data_pipeline.storage.s3_client import new_session
 
-    boto3.session.Session().client("s3").create_bucket(Bucket=name)
+    new_session().client("s3").create_bucket(Bucket=name)
     return f"s3://{name}"

@@ -62,7 +62,7 @@ def test_the_proxy_hits_what_a_rule_names_and_counts_it(front: Front) -> None:
 
 
 def _bucket(name: str) -> Store:
-    import boto3
+    from data_pipeline.storage.s3_client import new_session
 
-    boto3.session.Session().client("s3").create_bucket(Bucket=name)
+    new_session().client("s3").create_bucket(Bucket=name)
     return open_store(f"s3://{name}")

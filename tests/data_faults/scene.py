@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import boto3
 import numpy as np
 import webdataset
 from PIL import Image
@@ -17,6 +16,7 @@ from PIL import Image
 from data_pipeline.order import Geometry
 from data_pipeline.shards.dataset import build_index
 from data_pipeline.storage import Store, open_store
+from data_pipeline.storage.s3_client import new_session
 from tests.ceph import Gateway
 from tests.chaos.front import Front, fronting
 from tests.data_faults.kinds import Fault
@@ -69,7 +69,7 @@ def furnished(gateway: Gateway, folder: Path, bucket: str, seed: int = 0) -> Ite
     try:
         os.environ.update(gateway.env)
         os.environ.pop("AWS_PROFILE", None)
-        boto3.session.Session().client("s3").create_bucket(Bucket=bucket)
+        new_session().client("s3").create_bucket(Bucket=bucket)
         store = open_store(f"s3://{bucket}/set")
         for path in sorted(plain.iterdir()):
             store.put(path.name, path.read_bytes())

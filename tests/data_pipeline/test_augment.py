@@ -122,6 +122,45 @@ def test_evaluation_takes_the_centre() -> None:
     assert np.array_equal(out, image[16:240, 144:368])
 
 
+@pytest.mark.parametrize("size", [224, 448, 32])
+def test_the_papers_two_crops(size: int) -> None:
+    """256 and 224, for other sizes in the same proportion; resmall keeps the aspect, resize does not."""
+    margin = size * 8 // 7 - size
+    image = gradient(2 * (size + margin), size + margin)  # twice as high as wide
+    kept, squeezed = np.empty((size, size, 3), np.uint8), np.empty((size, size, 3), np.uint8)
+    Recipe(size, eval_crop="resmall-crop").evaluate(image, kept)
+    top, left = round((2 * (size + margin) - size) / 2), round(margin / 2)
+    assert (kept == image[top : top + size, left : left + size]).all()
+    Recipe(size, eval_crop="resize-crop").evaluate(image, squeezed)
+    whole = resize(image, size + margin, size + margin)
+    assert (squeezed == whole[left : left + size, left : left + size]).all()
+    assert (kept != squeezed).any()
+
+
+def test_a_crop_by_name_is_what_auto_takes() -> None:
+    def centre(image: Pixels, mode: str, crop: str) -> list[int]:
+        out = np.empty((32, 32, 3), np.uint8)
+        Recipe(32, mode, eval_crop=crop).evaluate(image, out)  # type: ignore[arg-type]
+        return out.flatten().tolist()
+
+    large, small = gradient(60, 80), gradient(20, 30)
+    assert (
+        centre(large, "rrc", "auto")
+        == centre(large, "rrc", "resmall-crop")
+        == centre(large, "resize", "resmall-crop")
+    )
+    assert (
+        centre(large, "resize", "auto")
+        == centre(large, "rrc", "whole")
+        != centre(large, "rrc", "resize-crop")
+    )
+    assert (
+        centre(small, "rrc", "auto") == centre(small, "rrc", "whole") != centre(small, "rrc", "resmall-crop")
+    )
+    with pytest.raises(ValueError, match="eval_crop 'centre'; give auto, resmall-crop, resize-crop, whole"):
+        Recipe(32, eval_crop="centre")  # type: ignore[arg-type]
+
+
 def test_evaluation_of_a_small_image_keeps_all_of_it() -> None:
     out = np.zeros((32, 32, 3), np.uint8)
     Recipe(32).evaluate(gradient(32, 32), out)

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import stdev
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from mixer_model import interop
 from mixer_model.interop import timm_arguments
 from mixer_model.mixer import to_input
-from orchestrator.weights import evaluate_run, export_run, load_network
+from orchestrator.errors import UserError
+from orchestrator.logs import lines
+from orchestrator.probe import Wanted, few_shot
+from orchestrator.probe import lines as said_of
+from orchestrator.weights import evaluate_run, export_as, export_run, load_network
 from tests.mixer_model.conftest import timm  # noqa: F401  (a fixture)
 from tests.runs import Small
 
@@ -35,6 +41,43 @@ def test_a_runs_weights_load_strictly_into_timm_and_give_the_same_logits(
     )
     with torch.no_grad():
         torch.testing.assert_close(theirs(images), model(images), rtol=1e-5, atol=1e-5)
+    for form, activation in (("npz", "gelu_tanh"), ("timm", "gelu_tanh"), ("onnx", None)):
+        told = export_as(book.run, tmp_path / form if form == "timm" else tmp_path, form)
+        assert (told["step"], told["format"]) == (30, form)
+        if activation is None:
+            assert told["notes"][0].startswith(
+                "checked with onnxruntime: logits differ from torch's by at most "
+            )
+            continue
+        shape, state = interop.load(told["file"])
+        assert shape == model.config
+        assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
+    assert {path.name for path in tmp_path.glob("out.*")} == {
+        "out.safetensors",
+        "out.json",
+        "out.npz",
+        "out.onnx",
+    }
     facts = evaluate_run(book.run)
-    assert facts["samples"] == 360
-    assert facts["accuracy"] == pytest.approx(book.status()["evaluation"]["accuracy"], abs=1 / 360)
+    seen = book.status()["evaluation"]
+    assert (facts["samples"], facts["step"], facts["crop"]) == (360, 30, "auto")
+    assert facts["accuracy"] == pytest.approx(seen["accuracy"], abs=1 / 360)
+    assert facts["top5"] == pytest.approx(seen["top5"], abs=1 / 360)
+    assert facts["loss"] == pytest.approx(seen["loss"], rel=1e-4)
+    assert facts["accuracy"] < facts["top5"] <= 1
+    assert f"top-5 {seen['top5']:.2%}" in "\n".join(lines(book.entries, book.events))
+
+    other = evaluate_run(book.run, crop="whole", data=book.frozen.spec.data.train)
+    assert (other["samples"], other["crop"]) == (1437, "whole")
+    probed = few_shot(book.run, Wanted((5, 10), seeds=3))
+    five, ten = probed["few_shot"]
+    assert (five["shots"], ten["shots"], len(ten["accuracies"])) == (5, 10, 3)
+    assert 0.5 < five["accuracy"] < ten["accuracy"] <= 1
+    assert ten["std"] == pytest.approx(stdev(ten["accuracies"]))
+    assert (probed["samples"], probed["classes"], probed["pool"]["short"]) == (360, 10, [])
+    assert few_shot(book.run, Wanted((10,), seeds=2))["few_shot"][0]["accuracies"] == ten["accuracies"][:2]
+    scarce = few_shot(book.run, Wanted((10,), seeds=1, pool=40))
+    assert scarce["pool"]["read"] == 40
+    assert f"{len(scarce['pool']['short'])} classes have fewer than 10" in said_of(scarce)[-1]
+    with pytest.raises(UserError, match="--crop got middle; allowed: auto, resmall-crop, resize-crop, whole"):
+        evaluate_run(book.run, crop="middle")

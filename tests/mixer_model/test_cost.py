@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from mixer_model import PRESETS, cost
-from mixer_model.config import MixerConfig, config
+from mixer_model.config import ConfigError, MixerConfig, config
+from mixer_model.cost import RECOMPUTE
+from mixer_model.layers import recompute_gelu
 from mixer_model.mixer import Block, Mixer
 
 # name: body parameters, with 1000, 21841 and 21843 classes; GMAC forward without a head; GFLOP forward and
@@ -66,9 +72,24 @@ def test_the_unit_of_activation_memory_is_one_image() -> None:
     assert cost("H/14", classes=10).activation_bytes == cost("H/14", classes=1000).activation_bytes
 
 
-def test_activation_memory_is_what_a_block_saves(small: MixerConfig) -> None:
+def test_recomputing_gelu_takes_away_what_comes_out_of_it() -> None:
+    saved = cost("H/14").activation_bytes - cost("H/14", recompute="gelu").activation_bytes
+    assert saved == 32 * 2 * (1280 * 640 + 256 * 5120)
+    assert round(saved / cost("H/14").activation_bytes, 2) == 0.38
+    assert cost("H/14", recompute="block").flops_train == cost("H/14").flops_train
+    with pytest.raises(ConfigError, match="recompute 'all' is not known; allowed: none, gelu, block"):
+        cost("H/14", recompute="all")
+
+
+@pytest.mark.parametrize("recompute", RECOMPUTE)
+def test_activation_memory_is_what_a_block_saves(small: MixerConfig, recompute: str) -> None:
     """Weights, and the two numbers per token a norm saves, are not activations in the sense of the table."""
     block = Block(small)
+    run: Callable[[torch.Tensor], torch.Tensor] = block
+    if recompute == "gelu":
+        recompute_gelu(block)
+    elif recompute == "block":
+        run = partial(checkpoint, block, use_reentrant=False)
     weights = {parameter.untyped_storage().data_ptr() for parameter in block.parameters()}
     saved: dict[int, int] = {}
 
@@ -79,8 +100,8 @@ def test_activation_memory_is_what_a_block_saves(small: MixerConfig) -> None:
 
     x = torch.randn(1, small.tokens, small.dim, requires_grad=True)
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        kept_alive = block(x)
-    expected = cost(small, bytes_per_value=4).activation_bytes // small.depth
+        kept_alive = run(x)
+    expected = cost(small, bytes_per_value=4, recompute=recompute).activation_bytes // small.depth
     assert sum(saved.values()) == expected
     assert kept_alive.shape == x.shape
 

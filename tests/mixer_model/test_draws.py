@@ -84,3 +84,11 @@ def test_keys_and_strengths_out_of_range_are_refused() -> None:
         mixup_lambda(1 << 64, 0, 0.5)
     with pytest.raises(ValueError, match=r"mixup is -0\.5; it must be 0"):
         mixup_lambda(0, 0, -0.5)
+
+
+def test_rescaled_masks_drop_the_same_and_keep_the_mean() -> None:
+    plain, scaled = (keep_masks(3, 9, 5, 2000, 0.4, rescale=rescale) for rescale in (False, True))
+    for block, rate in enumerate(drop_rates(5, 0.4)):
+        torch.testing.assert_close(scaled[block], plain[block] / (1 - rate))
+    assert scaled.mean(dim=2)[-1].tolist() == pytest.approx([1.0, 1.0], abs=0.06)
+    assert plain.mean(dim=2)[-1].tolist() == pytest.approx([0.6, 0.6], abs=0.04)

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from mixer_model.config import MixerConfig, config
 from mixer_model.draws import keep_masks
+from mixer_model.layers import Gelu, recompute_gelu
 from mixer_model.mixer import Block, Mixer, PatchConv, to_input
 
 
@@ -139,6 +140,38 @@ def test_the_activation_is_the_one_asked_for(activation: str) -> None:
     assert torch.equal(block.mlp_tokens.act(x), exact if activation == "gelu" else tanh)
 
 
+@pytest.mark.parametrize("activation", ["gelu", "gelu_tanh"])
+def test_recomputing_gelu_changes_no_bit(small: MixerConfig, images: torch.Tensor, activation: str) -> None:
+    model = awake(config(None, **(small.to_dict() | {"activation": activation})))
+
+    def gradients() -> list[torch.Tensor]:
+        loss = F.cross_entropy(model(images), torch.arange(5))
+        return [loss, *torch.autograd.grad(loss, list(model.parameters()))]
+
+    kept = gradients()
+    recompute_gelu(model)
+    assert all(torch.equal(one, other) for one, other in zip(kept, gradients(), strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_what_is_compiled_for_tanh_is_the_same_function(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = torch.cat([torch.linspace(-12, 12, 4001, dtype=torch.float64), torch.tensor([-1e4, 0.0, 1e4])])
+    x = x.to(dtype).requires_grad_()
+    gelu, close = Gelu("gelu_tanh"), {torch.float64: 1e-14, torch.float32: 2e-6, torch.bfloat16: 2e-2}[dtype]
+    plain = gelu(x)
+    (wanted,) = torch.autograd.grad(plain.sum(), x)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    compiled = gelu(x)
+    (slope,) = torch.autograd.grad(compiled.sum(), x)
+    assert not torch.equal(plain, compiled)
+    torch.testing.assert_close(compiled, plain, atol=close, rtol=close)
+    torch.testing.assert_close(slope, wanted, atol=close, rtol=close)
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
+    assert torch.equal(gelu(x), plain)
+
+
 def test_images_of_another_size_are_refused(small: MixerConfig) -> None:
     with pytest.raises(ValueError, match=r"images are \(2, 3, 16, 32\); this Mixer takes \[B, 3, 32, 32\]"):
         Mixer(small)(torch.zeros(2, 3, 16, 32))
@@ -167,17 +200,53 @@ def traced() -> Iterator[tuple[list[Any], Callable[..., Any]]]:
 
 # torch's tracer looks at .grad of inner tensors and hides the warning only where warnings are not errors.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
-@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("masked", "recompute"), [(False, False), (True, False), (False, True)])
 def test_one_graph_serves_all_blocks(
-    small: MixerConfig, images: torch.Tensor, traced: tuple[list[Any], Callable[..., Any]], masked: bool
+    small: MixerConfig,
+    images: torch.Tensor,
+    traced: tuple[list[Any], Callable[..., Any]],
+    masked: bool,
+    recompute: bool,
 ) -> None:
     graphs, backend = traced
     keep = keep_masks(0, 0, 3, 5, 0.5) if masked else None
     model = awake(small)
     wanted = model(images, keep)
+    if recompute:
+        recompute_gelu(model)
     for block in model.blocks:
         block.forward = torch.compile(block.forward, fullgraph=True, backend=backend)
     for _ in range(2):
         torch.testing.assert_close(model(images, keep), wanted)
     assert len(graphs) == 1
     assert list(model.state_dict()) == list(Mixer(small, seed=None).state_dict())
+
+
+def test_features_are_what_the_head_sees(small: MixerConfig, images: torch.Tensor) -> None:
+    model, keep = awake(small), keep_masks(0, 0, 3, 5, 0.5)
+    seen: list[torch.Tensor] = []
+    model.head.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    logits = model(images, keep)
+    assert torch.equal(model.features(images, keep), seen[0])
+    assert torch.equal(model.head(model.features(images, keep)), logits)
+    assert seen[0].shape == (5, small.dim)
+
+
+def test_a_rescaled_mask_is_timms_drop_path(timm: Any, small: MixerConfig) -> None:
+    """A kept sample's branch counts 1/keep in timm; the mask timm drew, scaled as ours are, gives the same block."""
+    from timm.layers import DropPath
+
+    block, x = Block(small), torch.randn(40, small.tokens, small.dim)
+    for parameter in block.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    theirs, kept = DropPath(0.25).train(), []
+    torch.manual_seed(2)
+    out = x
+    for norm, mlp in ((block.norm1, block.mlp_tokens), (block.norm2, block.mlp_channels)):
+        branch = theirs(mlp(norm(out)))
+        kept.append(branch.flatten(1).any(dim=1))
+        out = out + branch
+    drawn = torch.stack(kept).float()
+    assert 0 < drawn.mean() < 1
+    kept_counts = keep_masks(0, 0, 2, 40, 0.25, rescale=True)[1].max()
+    torch.testing.assert_close(block(x, drawn * kept_counts), out)

@@ -1,78 +1,114 @@
-"""The picture of token-mixing weights: its order, its colours, its size."""
+"""Pictures of a network's weights: which parameters, how many tiles, and where each lies on a sheet."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
-import torch
 from PIL import Image
 
-from mixer_model.pictures import frequencies, paired_order, strongest, token_mixing_png
+from mixer_model import maps
+from mixer_model.config import MixerConfig, config
+from mixer_model.mixer import Mixer
+from mixer_model.pictures import STEM, columns, gap, panels, png, stem_panel, token_panel, wanted
+from mixer_model.sheets import sheet, write_sheet
+
+Weights = dict[str, npt.NDArray[Any]]
 
 
-def waves(cycles: list[float], side: int = 8) -> npt.NDArray[np.float64]:
-    """One map per number: a cosine with so many cycles over the image."""
-    along = np.arange(side) / side
-    return np.stack([np.tile(np.cos(2 * np.pi * count * along), (side, 1)) for count in cycles])
+def weights_of(shape: MixerConfig) -> Weights:
+    state = Mixer(shape, seed=1).state_dict()
+    return {name: state[name].numpy() for name in wanted(shape, {name: v.shape for name, v in state.items()})}
 
 
-def test_frequency_is_in_cycles_per_patch() -> None:
-    assert frequencies(waves([0, 1, 2, 4])) == pytest.approx([0, 1 / 8, 2 / 8, 4 / 8], abs=1e-9)
-    assert frequencies(np.zeros((1, 4, 4))).tolist() == [0.0]
+def test_the_first_three_token_mlps_and_the_stem_are_drawn() -> None:
+    deep = config(None, patch=8, dim=6, depth=5, token_dim=10, image_size=32)
+    weights = weights_of(deep)
+    assert list(weights) == [*(f"blocks.{n}.mlp_tokens.fc1.weight" for n in range(3)), STEM]
+    tokens, stem = panels(weights, deep)
+    assert [panel.title for panel in tokens] == ["block 1", "block 2", "block 3"]
+    assert [panel.under for panel in tokens] == ["all 10 units"] * 3
+    assert stem is not None
+    assert stem.under == "all 6 filters"
+    assert [panel.under for panel in panels(weights, deep, most=4)[0]] == ["the 4 strongest of 10 units"] * 3
 
 
-def test_units_are_sorted_by_frequency_beside_their_opposite() -> None:
-    low, middle, high = waves([1, 2, 4])
-    order = paired_order(np.stack([high, -low, middle, -high, low, -2 * middle]))
-    assert [set(order[at : at + 2].tolist()) for at in (0, 2, 4)] == [{1, 4}, {2, 5}, {0, 3}]
+def test_what_a_network_lacks_is_left_out() -> None:
+    shallow = config(None, patch=8, dim=6, depth=2, token_dim=10, image_size=32)
+    assert len(panels(weights_of(shallow), shallow)[0]) == 2
+    assert wanted(shallow, {"head.weight": [10, 6]}) == []
+    assert panels({}, shallow) == ([], None)
 
 
-def test_every_unit_is_drawn_once() -> None:
-    maps = np.random.default_rng(0).normal(size=(37, 5, 3))
-    assert sorted(paired_order(maps).tolist()) == list(range(37))
+def test_a_tile_lies_where_its_place_in_the_order_says() -> None:
+    weight = np.random.default_rng(0).normal(size=(6, 16))
+    panel = token_panel(weight, 4, "x")
+    drawn = maps.colours(maps.token_maps(weight, 4), panel.full or 0)
+    order = maps.paired_order(maps.token_maps(weight, 4))
+    pixels = panel.enlarged(4, 5)
+    edge = gap(5)
+    step = 4 * 5 + edge
+    for place, unit in enumerate(order):
+        top, left = edge + place // 4 * step, edge + place % 4 * step
+        assert np.array_equal(pixels[top : top + 20 : 5, left : left + 20 : 5], drawn[unit])
+    assert pixels.shape == (2 * step + edge, 4 * step + edge, 3)
 
 
-def test_the_strongest_keep_their_order() -> None:
-    maps = np.array([1.0, 5.0, 0.1, 3.0]).reshape(4, 1, 1)
-    assert strongest(maps, 2).ravel().tolist() == [5.0, 3.0]
-    assert strongest(maps, None) is maps
+def test_filters_come_strongest_first() -> None:
+    weight = np.random.default_rng(0).normal(size=(5, 3, 2, 2)) * np.array([1, 4, 2, 8, 3]).reshape(
+        -1, 1, 1, 1
+    )
+    drawn = maps.filter_colours(maps.filter_maps(weight))
+    assert np.array_equal(stem_panel(weight).tiles, drawn[[3, 1, 4, 2, 0]])
+    assert np.array_equal(stem_panel(weight, 2).tiles, drawn[[3, 1]])
 
 
-def test_colours_say_the_sign(tmp_path: Path) -> None:
-    weight = torch.tensor([[-1.0, 0.0, 0.0, 1.0]])
-    size = token_mixing_png(weight, (2, 2), tmp_path / "x.png")
-    image = Image.open(tmp_path / "x.png").convert("RGB")
-    assert image.size == size == (48 + 6, 48 + 6)
-    pixels = np.asarray(image).astype(int)
-    (red, _, blue), zero = pixels[10, 10], pixels[10, 40]
-    assert blue > 100 + red
-    assert zero.tolist() == [255, 255, 255]
-    assert pixels[40, 40][0] > 100 + pixels[40, 40][2]
+@pytest.mark.parametrize(
+    ("count", "wide"), [(1, 1), (2, 2), (5, 2), (64, 8), (96, 12), (256, 16), (384, 24), (640, 28)]
+)
+def test_pairs_stay_in_one_row(count: int, wide: int) -> None:
+    assert columns(count) == wide
 
 
-@pytest.mark.parametrize(("units", "columns", "size"), [(6, 4, (4, 2)), (3, 16, (3, 1)), (1, 1, (1, 1))])
-def test_the_sheet_is_as_wide_as_asked(
-    tmp_path: Path, units: int, columns: int, size: tuple[int, int]
-) -> None:
-    found = token_mixing_png(torch.randn(units, 16), (4, 4), tmp_path / "x.png", columns=columns)
-    assert found == (size[0] * 51 + 3, size[1] * 51 + 3)
+@pytest.mark.parametrize("preset", ["S/32", "B/16"])
+def test_sheets_of_published_shapes_hold_every_unit(preset: str) -> None:
+    shape, rng = config(preset), np.random.default_rng(0)
+    weights: Weights = {"blocks.0.mlp_tokens.fc1.weight": rng.normal(size=(shape.token_dim, shape.tokens))}
+    weights[STEM] = rng.normal(size=(shape.dim, 3, shape.patch, shape.patch))
+    tokens, stem = panels(weights, shape)
+    assert stem is not None
+    assert (len(tokens[0].tiles), len(stem.tiles)) == (shape.token_dim, shape.dim)
+    assert sheet("a", "b", tokens, stem).width >= 656
 
 
-def test_weights_of_all_kinds_are_drawn(tmp_path: Path) -> None:
-    token_mixing_png(torch.zeros(4, 6), (2, 3), tmp_path / "zero.png")
-    token_mixing_png(torch.randn(4, 6, requires_grad=True).to(torch.bfloat16), (2, 3), tmp_path / "bf16.png")
-    size = token_mixing_png(torch.randn(640, 256), (16, 16), tmp_path / "h14.png", columns=32, max_units=64)
-    assert size == (32 * 51 + 3, 2 * 51 + 3)
+@pytest.mark.parametrize("sides", [{"token_dim": 1, "dim": 1}, {"token_dim": 5, "dim": 12}])
+def test_tiny_networks_have_sheets_too(tmp_path: Path, sides: dict[str, int]) -> None:
+    shape = config(None, patch=32, depth=1, image_size=32, **sides)
+    size = write_sheet(tmp_path / "new" / "x.png", "tiny", "", *panels(weights_of(shape), shape))
+    with Image.open(tmp_path / "new" / "x.png") as image:
+        image.load()
+        assert image.size == size
+    assert [file.name for file in (tmp_path / "new").iterdir()] == ["x.png"]
 
 
-def test_what_cannot_be_drawn_is_refused(tmp_path: Path) -> None:
+def test_a_png_gives_its_pixels_back(tmp_path: Path) -> None:
+    pixels = token_panel(np.eye(4), 2, "x").pixels(2, 100)
+    (tmp_path / "x.png").write_bytes(png(pixels))
+    with Image.open(tmp_path / "x.png") as image:
+        assert np.array_equal(np.asarray(image), pixels)
+    assert pixels.shape[1] >= 100
+
+
+def test_nothing_to_draw_and_broken_weights_are_refused(tmp_path: Path, small: MixerConfig) -> None:
+    with pytest.raises(ValueError, match="no panel"):
+        write_sheet(tmp_path / "x.png", "a", "b", [], None)
+    weights = weights_of(small)
+    weights["blocks.1.mlp_tokens.fc1.weight"] = np.full((20, 16), np.nan)
     with pytest.raises(
-        ValueError, match=r"the weight is \[4, 6\] and the grid 2 x 2; the weight must be \[D_S, 4\]"
+        ValueError, match=r"blocks\.1\.mlp_tokens\.fc1\.weight holds numbers that are not finite"
     ):
-        token_mixing_png(torch.zeros(4, 6), (2, 2), tmp_path / "x.png")
-    with pytest.raises(ValueError, match="not finite"):
-        token_mixing_png(torch.full((1, 4), float("nan")), (2, 2), tmp_path / "x.png")
+        panels(weights, small)
     assert list(tmp_path.iterdir()) == []

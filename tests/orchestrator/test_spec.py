@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
+import yaml
 
 from orchestrator.durations import parse_bytes, parse_duration
 from orchestrator.errors import SpecError, UserError
-from orchestrator.frozen import DataFacts, Frozen, bind, differences, identity
-from orchestrator.spec_text import load_spec, parse_spec
+from orchestrator.frozen import DataFacts, Frozen, bind, differences, identity, resources
+from orchestrator.spec_text import load_spec, parse_spec, validate
+from orchestrator.training.engine import build_model
 
 GOOD = """
 name: t
@@ -34,16 +37,28 @@ def problems(*overrides: str, text: str = GOOD) -> str:
         ("chekpoint.keep=2", "chekpoint: unknown key; did you mean checkpoint?"),
         ("data.augment.mixup_=1", "data.augment.mixup_: unknown key; did you mean mixup?"),
         ("train.optimizer.lrr=1", "train.optimizer.lrr: unknown key; did you mean lr?"),
+        (
+            "train.optimizer.momentum=0.8",
+            "train.optimizer: momentum got 0.8; adamw does not know it: leave it out",
+        ),
+        ("train.optimizer={name: sgd, eps: 1.0}", "eps got 1.0; sgd does not know it"),
+        ("train.optimizer.name=lamb", "train.optimizer.name: got 'lamb'"),
+        ("train.optimizer={name: sgd, momentum: 1}", "train.optimizer.momentum: got 1"),
         ("workers.max=9", "8 micro-batches"),
         ("workers.min=5", "min got 5, more than max 4"),
         ("train.micro_batch=7", "must divide global_batch 64"),
         ("train.steps=5", "either epochs or steps"),
         ("train.zero=5", "train.zero: got 5"),
+        ("train.recompute=all", "train.recompute: got 'all'"),
+        ("train.activation_checkpointing=gelu", "got 'gelu'; give recompute: none, gelu or block"),
         ("model.preset=S/33", "no preset 'S/33'"),
         ("model.image_size=225", "not a multiple of patch 32"),
         ("checkpoint.every=3 weeks", "write a number and one of steps"),
         ("train.warmup_steps=5 min", "give steps, images or epochs"),
         ("data.scale=[0.5,1.5]", "at most 1.0"),
+        ("data.eval_crop=centre", "data.eval_crop: got 'centre'"),
+        ("model.label_smoothing=1", "model.label_smoothing: got 1"),
+        ("model.drop_path_rescale=2", "model.drop_path_rescale: got 2"),
         ("name=Big Run", "name"),
         ("data.train=s3://key:secret@host/x", "credential"),
     ],
@@ -54,6 +69,12 @@ def test_mistakes_are_named(override: str, said: str) -> None:
 
 def test_zero_0_with_bf16_is_refused_with_the_reason() -> None:
     assert "DeepSpeed's first update is wrong" in problems("train.precision=bf16", "train.zero=0")
+
+
+def test_the_old_name_beside_the_new_one_is_refused() -> None:
+    assert "recompute, given too, has taken its place" in problems(
+        "train.activation_checkpointing=true", "train.recompute=gelu"
+    )
 
 
 def test_all_mistakes_are_told_at_once() -> None:
@@ -71,6 +92,22 @@ def test_scientific_notation_is_a_number() -> None:
     assert (
         parse_spec(GOOD.replace("epochs: 2", "epochs: 2, optimizer: {lr: 1e-3}")).train.optimizer.lr == 1e-3
     )
+
+
+def test_an_optimizer_gets_what_it_knows_and_no_more() -> None:
+    sgd = parse_spec(GOOD, ["train.optimizer.name=sgd"]).train.optimizer
+    assert sgd.arguments() == {"lr": 0.03, "momentum": 0.9}
+    assert sgd.weight_decay == 0
+    adamw = parse_spec(GOOD, ["train.optimizer.betas=[0.9, 0.99]"]).train.optimizer
+    assert adamw.arguments() == {"lr": 1e-3, "betas": (0.9, 0.99), "eps": 1e-8}
+    for spec in (parse_spec(GOOD, ["train.optimizer.name=sgd"]), parse_spec(GOOD)):
+        assert validate(spec.model_dump(mode="json", by_alias=True)) == spec
+
+
+def test_specs_frozen_before_there_was_a_choice_of_optimizers_still_load() -> None:
+    tree = parse_spec(GOOD).model_dump(mode="json", by_alias=True)
+    tree["train"]["optimizer"] = {"lr": 1e-3, "weight_decay": 0.1, "betas": [0.9, 0.999], "eps": 1e-8}
+    assert validate(tree) == parse_spec(GOOD)
 
 
 def test_a_spec_that_is_not_there_is_the_users_to_mend(tmp_path: Path) -> None:
@@ -99,6 +136,16 @@ def test_durations_become_steps_once() -> None:
 def test_a_frozen_spec_reads_back_equal() -> None:
     frozen = bind(parse_spec(GOOD), FACTS, DataFacts(7, 10.0, "cd"), code={"torch": "2"})
     assert Frozen.from_yaml(frozen.to_yaml()) == frozen
+
+
+@pytest.mark.parametrize(("old", "now"), [("false", "none"), ("true", "block")])
+def test_what_older_versions_froze_still_reads(old: str, now: str) -> None:
+    frozen = bind(parse_spec(GOOD, [f"train.recompute={now}"]), FACTS, None, code={})
+    text = frozen.to_yaml()
+    assert f"recompute: {now}" in text
+    before = text.replace(f"recompute: {now}", f"activation_checkpointing: {old}")
+    assert Frozen.from_yaml(before) == frozen
+    assert parse_spec(GOOD, [f"train.activation_checkpointing={old}"]) == frozen.spec
 
 
 def test_identity_is_the_data_not_where_it_lies() -> None:
@@ -131,3 +178,48 @@ def test_a_cache_too_small_to_hold_blocks_is_refused() -> None:
     assert parse_spec(GOOD, ["data.cache.size=200 GB"]).data.cache is not None
     with pytest.raises(SpecError, match=r"data\.cache\.size: .*64000000"):
         parse_spec(GOOD, ["data.cache.size=1 MB"])
+
+
+def test_smoothing_is_for_softmax() -> None:
+    assert parse_spec(GOOD, ["model.label_smoothing=0.1"]).model.label_smoothing == 0.1
+    assert "it is for loss: softmax, set it to 0 for sigmoid" in problems(
+        "model.label_smoothing=0.1", "model.loss=sigmoid"
+    )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "bias"),
+    [
+        ([], 0.0),
+        (["model.loss=sigmoid"], -math.log(10)),
+        (["model.loss=sigmoid", "model.head_bias=-6.9"], -6.9),
+    ],
+)
+def test_the_head_starts_where_the_loss_wants_it(overrides: list[str], bias: float) -> None:
+    spec = parse_spec(GOOD, overrides)
+    assert spec.model.first_bias == bias
+    model = build_model(spec)
+    assert model.head.bias.tolist() == pytest.approx([bias] * 10)
+    assert not model.head.weight.any()
+
+
+def test_a_spec_frozen_before_a_key_was_there_reads_as_it_ran() -> None:
+    frozen = bind(parse_spec(GOOD), FACTS, None, code={})
+    tree = yaml.safe_load(frozen.to_yaml())
+    for section, keys in {
+        "model": ("drop_path_rescale", "label_smoothing", "head_bias"),
+        "data": ("eval_crop",),
+    }.items():
+        for key in keys:
+            del tree["spec"][section][key]
+    old = Frozen.from_yaml(yaml.safe_dump(tree))
+    assert (old.spec, old.fingerprint) == (frozen.spec, frozen.fingerprint)
+    model = old.spec.model
+    assert (model.drop_path_rescale, model.label_smoothing, model.head_bias) == (False, 0.0, None)
+    assert old.spec.data.eval_crop == "auto"
+
+
+def test_what_evaluation_sees_may_change_between_attempts() -> None:
+    one, other = parse_spec(GOOD), parse_spec(GOOD, ["data.eval_crop=resize-crop"])
+    assert not differences(identity(one, FACTS, None), identity(other, FACTS, None))
+    assert differences(resources(one), resources(other)) == ["data.eval_crop: 'auto' -> 'resize-crop'"]

@@ -15,6 +15,7 @@ import pytest
 
 from data_pipeline.storage import AccessDenied, Store, StoreError, Unavailable, open_store, s3_ranges
 from data_pipeline.storage.s3 import PART_BYTES
+from data_pipeline.storage.s3_client import new_session
 from tests.data_pipeline.faulty_front import Fault, Front, serve
 
 pytestmark = pytest.mark.timeout(60)
@@ -249,3 +250,15 @@ def test_a_range_past_the_end_says_so(store: Store) -> None:
     for start, length in ((8, 5), (20, 5)):
         with pytest.raises(StoreError, match="shorter"):
             store.get_range("k", start, length)
+
+
+def test_sessions_share_what_is_known_of_services_and_no_keys(
+    s3: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "one")
+    first = new_session()
+    assert first.get_credentials().access_key == "one"
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "another")
+    second = new_session()
+    assert second.get_credentials().access_key == "another"
+    assert len({id(each._session.get_component("data_loader")) for each in (first, second)}) == 1

@@ -1,4 +1,4 @@
-"""One graph serves all blocks, at every stage; another world size compiles nothing anew."""
+"""One graph serves all blocks, at every stage, in training and in evaluation; neither later steps nor another world size compile anew."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.gang import run_gang
 
 SPEC = """
 name: t
-model: {{patch: 4, dim: 16, depth: 3, token_dim: 8, channel_dim: 32, classes: 7, image_size: 16}}
+model: {{patch: 4, dim: 16, depth: 3, token_dim: 8, channel_dim: 32, classes: 7, image_size: 16, drop_path: {drop}}}
 data: {{train: /nowhere}}
-train: {{global_batch: 12, micro_batch: 2, steps: 10, precision: fp32, zero: {zero}, compile: true}}
+train: {{global_batch: 12, micro_batch: 2, steps: 10, precision: fp32, zero: {zero}, compile: true, recompute: {recompute}}}
 workers: {{max: 4}}
 """
 
 
-def work(zero: int) -> dict[str, Any]:
-    """Two steps on each rank; what was compiled."""
-    import torch
+def work(zero: int, drop: float, recompute: str, steps: int = 4) -> dict[str, Any]:
+    """Steps on each rank, an evaluation after the second; what was compiled, and when."""
     from torch._dynamo.utils import counters
 
     from data_pipeline.order import owned_slots
@@ -28,9 +28,10 @@ def work(zero: int) -> dict[str, Any]:
     from orchestrator.training.engine import Engine, join
 
     place = join()
-    engine = Engine(parse_spec(SPEC.format(zero=zero)), place)
+    engine = Engine(parse_spec(SPEC.format(zero=zero, drop=drop, recompute=recompute)), place)
     slots, losses = owned_slots(place.rank, place.world, engine.slots), []
-    for step in range(2):
+    inductor, compiled, logits = counters["inductor"], [], None
+    for step in range(steps):
         generator = torch.Generator().manual_seed(step)
         images = torch.randint(0, 256, (12, 16, 16, 3), generator=generator, dtype=torch.uint8)
         total = 0.0
@@ -42,9 +43,20 @@ def work(zero: int) -> dict[str, Any]:
             total += float(engine.forward_backward(part, torch.tensor([1, 2]), slot, real=turn < len(slots)))
         engine.step(1e-2)
         losses.append(engine.agree([total])[0] / engine.slots)
-    inductor = counters["inductor"]
+        if step == 1:
+            logits = engine.logits(images[:2])
+        compiled.append(
+            (
+                counters["stats"]["unique_graphs"],
+                inductor["fxgraph_cache_hit"] + inductor["fxgraph_cache_miss"],
+            )
+        )
+    assert logits is not None
+    assert not logits.requires_grad
     return {
         "losses": losses,
+        "logits": logits.tolist(),
+        "compiled": compiled,
         "graphs": counters["stats"]["unique_graphs"],
         "breaks": sum(counters["graph_break"].values()),
         "hits": inductor["fxgraph_cache_hit"],
@@ -52,18 +64,27 @@ def work(zero: int) -> dict[str, Any]:
     }
 
 
+CASES = [(0, 0.0, "none"), (1, 0.0, "gelu"), (2, 0.5, "none"), (3, 0.0, "gelu")]
+
+
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("zero", [2, 3])
-def test_another_world_size_compiles_nothing(tmp_path: Path, zero: int) -> None:
+@pytest.mark.parametrize(("zero", "drop", "recompute"), CASES)
+def test_another_world_size_compiles_nothing(tmp_path: Path, zero: int, drop: float, recompute: str) -> None:
     env = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
-    first = run_gang(2, work, zero, timeout=240, env=env)
+    first = run_gang(2, work, zero, drop, recompute, timeout=240, env=env)
     kernels = {path.name for path in (tmp_path / "cache").rglob("*.so")}
     assert kernels
+    for rank in first:
+        assert (rank["graphs"], rank["breaks"]) == (1, 0), rank
+        assert len(set(rank["compiled"])) == 1, (
+            "nothing compiles after the first step, not to evaluate either"
+        )
     for world in (1, 3):
-        found = run_gang(world, work, zero, timeout=120, env=env)
+        found = run_gang(world, work, zero, drop, recompute, timeout=120, env=env)
         for rank in found:
             assert (rank["graphs"], rank["breaks"]) == (1, 0), rank
             assert rank["misses"] == 0, rank
             assert rank["hits"] > 0
+            torch.testing.assert_close(torch.tensor(rank["logits"]), torch.tensor(first[0]["logits"]))
             assert rank["losses"] == pytest.approx(first[0]["losses"], rel=1e-5)
     assert {path.name for path in (tmp_path / "cache").rglob("*.so")} == kernels

@@ -111,7 +111,7 @@ def key(spec: Spec, device: str = "cpu", threads: int = 1) -> str:
 @pytest.mark.parametrize(
     "change",
     ["train.micro_batch=4", "train.precision=bf16", "train.zero=3", "model.dim=32",
-     "train.activation_checkpointing=true"],
+     "train.recompute=block", "train.recompute=gelu"],
 )  # fmt: skip
 def test_what_changes_the_kernels_changes_the_key(change: str) -> None:
     assert key(parse_spec(SPEC)) != key(parse_spec(SPEC, [change]))

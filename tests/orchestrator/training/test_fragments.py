@@ -11,7 +11,7 @@ import pytest
 
 from data_pipeline.storage import open_store
 from orchestrator import checkpoints
-from orchestrator.checkpoints import KINDS, Want
+from orchestrator.checkpoints import Want
 from orchestrator.errors import DamagedCheckpoint
 from tests.gang import RankFailed, run_gang
 
@@ -20,13 +20,19 @@ name: t
 model: {{patch: 4, dim: 24, depth: 2, token_dim: 10, channel_dim: 40, classes: 7, image_size: 16}}
 data: {{train: /nowhere}}
 train: {{global_batch: 8, micro_batch: 2, steps: 10, precision: {precision}, zero: {zero}, compile: false,
-        optimizer: {{weight_decay: 0.1}}}}
+        optimizer: {{name: {optimizer}, weight_decay: 0.1}}}}
 workers: {{max: 4}}
 """
 
 
 def work(
-    store_url: str, zero: int, precision: str, origin: str | None, steps: int, attempt: int
+    store_url: str,
+    zero: int,
+    precision: str,
+    origin: str | None,
+    steps: int,
+    attempt: int,
+    optimizer: str = "adamw",
 ) -> dict[str, Any]:
     """On each rank: build at this stage, load `origin`, train `steps` on synthetic images, save as `attempt`."""
     import torch
@@ -40,7 +46,7 @@ def work(
     from orchestrator.training.snapshot import Saver
 
     place = join()
-    engine = Engine(parse_spec(SPEC.format(zero=zero, precision=precision)), place)
+    engine = Engine(parse_spec(SPEC.format(zero=zero, precision=precision, optimizer=optimizer)), place)
     store, first = open_store(store_url), 0
     if origin:
         first = restore(engine, store, origin)[0].step
@@ -54,6 +60,7 @@ def work(
         rank=place.rank,
         world=place.world,
         shapes=engine.shapes,
+        kinds=engine.kinds,
     )
     saver.save(
         engine.owned(),
@@ -63,10 +70,12 @@ def work(
     )
     saver.wait()
     groups = [
-        {key: group[key] for key in ("weight_decay", "betas", "eps", "name")}
-        for group in fragments.adamw(engine.engine).param_groups
+        {key: group.get(key) for key in ("weight_decay", "betas", "eps", "momentum", "name")}
+        for group in fragments.inner(engine.engine).param_groups
     ]
-    counts = {float(state["step"]) for state in fragments.adamw(engine.engine).state.values()}
+    counts = {
+        float(state["step"]) for state in fragments.inner(engine.engine).state.values() if "step" in state
+    }
     return {
         "losses": losses,
         "groups": groups,
@@ -94,7 +103,7 @@ def digest(store_url: str, path: str) -> str:
     """SHA-256 of every weight and moment of a checkpoint, whole and in order."""
     store = open_store(store_url)
     manifest, total = checkpoints.load_manifest(store, path), hashlib.sha256()
-    for kind in KINDS:
+    for kind in manifest.kinds:
         for _, values in sorted(checkpoints.read_weights(store, path, manifest, kind).items()):
             total.update(values.tobytes())
     assert checkpoints.verify(store, path, manifest) == []
@@ -115,6 +124,40 @@ def test_world_2_stage_2_to_3_at_3_to_1_at_0_and_back(tmp_path: Path, precision:
             assert [group["weight_decay"] for group in rank["groups"]] == [0.1, 0.0]
             assert rank["counts"] == {3.0}
         saved = loaded[0]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_momentum_of_sgd_travels_as_well(tmp_path: Path, precision: str) -> None:
+    store = str(tmp_path)
+    saved = run_gang(2, work, store, 2, precision, None, 3, 1, "sgd")[0]
+    manifest = checkpoints.load_manifest(open_store(store), saved["path"])
+    assert list(manifest.kinds) == ["weight", "momentum_buffer"]
+    momentum = checkpoints.read_weights(open_store(store), saved["path"], manifest, "momentum_buffer")
+    assert all(np.abs(values).max() > 0 for values in momentum.values())
+    trail = [(3, 3), (1, 0), (2, 1)] if precision == "fp32" else [(3, 3)]
+    for attempt, (world, zero) in enumerate(trail, start=2):
+        loaded = run_gang(world, work, store, zero, precision, saved["path"], 0, attempt, "sgd")
+        assert digest(store, loaded[0]["path"]) == digest(store, saved["path"]), (
+            f"world {world}, stage {zero}"
+        )
+        for rank in loaded:
+            assert [(group["weight_decay"], group["momentum"]) for group in rank["groups"]] == [
+                (0.1, 0.9),
+                (0.0, 0.9),
+            ]
+        saved = loaded[0]
+
+
+@pytest.mark.parametrize(("world", "zero"), [(1, 0), (2, 3)])
+def test_sgd_goes_on_from_a_checkpoint_as_if_nothing_had_happened(
+    tmp_path: Path, world: int, zero: int
+) -> None:
+    store = str(tmp_path)
+    whole = run_gang(world, work, store, zero, "fp32", None, 4, 1, "sgd")[0]
+    half = run_gang(world, work, store, zero, "fp32", None, 2, 2, "sgd")[0]
+    rest = run_gang(world, work, store, zero, "fp32", half["path"], 2, 3, "sgd")[0]
+    assert half["losses"] + rest["losses"] == whole["losses"]
+    assert digest(store, rest["path"]) == digest(store, whole["path"])
 
 
 def test_training_goes_on_from_a_checkpoint_as_if_nothing_had_happened(tmp_path: Path) -> None:

@@ -1,0 +1,174 @@
+"""Somebody's weights become a run's starting point: read whole, checked, written under `<store>/weights/<name>/`.
+
+    a file or url -> mixer_model.interop.read -> model.safetensors and config.json in the store -> `model.init` of a spec
+
+config.json comes first and says where the weights are from and their SHA-256: where model.safetensors is, the import is whole. Weights
+that are there already are never replaced by others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from data_pipeline.storage import NotFound, Store, open_store
+from mixer_model import cost
+from mixer_model.config import preset_of
+from mixer_model.interop import WeightsError, read
+from mixer_model.interop.ours import CONFIG, WEIGHTS, config_text, packed, sidecar
+from mixer_model.interop.reading import Found
+from orchestrator.errors import UserError
+from orchestrator.launch import default_store
+from orchestrator.urls import absolute
+
+NAME: Final = re.compile(r"[a-z0-9]([a-z0-9._-]{0,80}[a-z0-9])?")
+
+
+def import_weights(
+    source: str,
+    *,
+    name: str | None = None,
+    activation: str | None = None,
+    store: str | None = None,
+    out: Path | None = None,
+) -> dict[str, Any]:
+    """What the weights in `source` are, and where they now lie: in the store under `name`, or at `out`. UserError where they are none."""
+    wanted = _checked_name(name or _name_of(source))
+    with _at_hand(source) as path:
+        try:
+            found = read(path, activation=activation)
+            data = packed({key: value.float() for key, value in found.state.items()}, found.config)
+        except (WeightsError, FileNotFoundError) as error:
+            raise UserError(str(error).replace(str(path), source)) from error
+        facts = _facts(source, found, data)
+        beside = {
+            "sha256": facts["sha256"],
+            "from": {**_origin(path, source), "layout": found.layout, "notes": facts["notes"]},
+        }
+    text = config_text(found.config, beside).encode()
+    url = (
+        _to_file(out, text, data)
+        if out
+        else _to_store(f"{absolute(default_store(store))}/weights/{wanted}", text, data, facts)
+    )
+    return {**facts, "url": url, "spec": _spec_line(url, facts)}
+
+
+def _to_file(out: Path, text: bytes, data: bytes) -> str:
+    """Into the file, or as model.safetensors into the folder (what has no suffix is one)."""
+    path = out if out.suffix == ".safetensors" else out / WEIGHTS
+    folder = open_store(path.parent)
+    folder.put(sidecar(path).name, text)
+    folder.put(path.name, data)
+    return str(path.absolute())
+
+
+def _to_store(url: str, text: bytes, data: bytes, facts: dict[str, Any]) -> str:
+    store = open_store(url)
+    if store.head(WEIGHTS) is not None:
+        _refuse_others(store, url, facts["sha256"])
+    else:
+        store.put(CONFIG, text)
+        store.put(WEIGHTS, data)
+    return f"{url}/{WEIGHTS}"
+
+
+def _refuse_others(store: Store, url: str, sha256: str) -> None:
+    """UserError unless the weights that are there are these."""
+    try:
+        there = json.loads(store.get(CONFIG)).get("sha256")
+    except (NotFound, ValueError, AttributeError):
+        there = None
+    if there != sha256:
+        raise UserError(
+            f"other weights are at {url} already, and runs may start from them; give these another --name"
+        )
+
+
+def _facts(source: str, found: Found, data: bytes) -> dict[str, Any]:
+    shape = found.config
+    kinds = sorted({str(value.dtype).removeprefix("torch.") for value in found.state.values()})
+    return {
+        "file": source,
+        "layout": found.layout,
+        "preset": preset_of(shape),
+        "patch": shape.patch,
+        "dim": shape.dim,
+        "depth": shape.depth,
+        "token_dim": shape.token_dim,
+        "channel_dim": shape.channel_dim,
+        "classes": shape.classes,
+        "image_size": shape.image_size,
+        "activation": shape.activation,
+        "mixer": shape.mixer,
+        "params": cost(shape).params,
+        "precision": ", ".join(kinds),
+        "bytes": len(data),
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "notes": [
+            *found.notes,
+            *([] if kinds == ["float32"] else ["written in float32, as runs keep their weights"]),
+        ],
+    }
+
+
+def _spec_line(url: str, facts: dict[str, Any]) -> str:
+    """What to put into a spec to start from these weights."""
+    shape = {"preset": facts["preset"]} if facts["preset"] else {}
+    if not shape:
+        shape = {key: facts[key] for key in ("patch", "dim", "depth", "token_dim", "channel_dim")}
+    if facts["mixer"] != "mlp":
+        shape["mixer"] = facts["mixer"]
+    shape |= {key: facts[key] for key in ("classes", "image_size", "activation")}
+    return "model: {" + ", ".join(f"{key}: {value}" for key, value in shape.items()) + f", init: {url}}}"
+
+
+def _origin(path: Path, source: str) -> dict[str, str]:
+    whole = path / WEIGHTS if path.is_dir() else path
+    with whole.open("rb") as file:
+        return {
+            "file": source.rstrip("/").rsplit("/", 1)[-1],
+            "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
+        }
+
+
+def _name_of(source: str) -> str:
+    """The file's name without suffix; of a `model.safetensors` its folder's."""
+    path = Path(source.partition("://")[2] or source)
+    if path.name == WEIGHTS and path.parent.name:
+        path = path.parent
+    stem = path.stem if path.suffix in (".safetensors", ".npz", ".pth", ".pt", ".bin") else path.name
+    return re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("._-")
+
+
+def _checked_name(name: str) -> str:
+    if not NAME.fullmatch(name):
+        raise UserError(f"--name got {name!r}; take lower case letters, digits, `-`, `_` and `.`")
+    return name
+
+
+@contextmanager
+def _at_hand(source: str) -> Iterator[Path]:
+    """The file on this machine, with the JSON beside it; of a url for as long as the block runs."""
+    if "://" not in source:
+        yield Path(source).expanduser()
+        return
+    url = source if Path(source).suffix else f"{source.rstrip('/')}/{WEIGHTS}"
+    base, _, key = url.rpartition("/")
+    store = open_store(base)
+    with tempfile.TemporaryDirectory(prefix="mixer-import-") as folder:
+        path = Path(folder) / key
+        try:
+            path.write_bytes(store.get(key))
+        except NotFound as error:
+            raise UserError(f"nothing at {url}; give a file, or the url of one") from error
+        for other in dict.fromkeys((sidecar(path).name, CONFIG)):
+            if store.head(other) is not None:
+                path.with_name(other).write_bytes(store.get(other))
+        yield path

@@ -1,0 +1,174 @@
+"""The weights a run begins with when its spec names them (`model.init`): found, fitted to its network, copied beside it.
+
+init -> a run's newest checkpoint, or a file -> (config, weights) -> resize.fit -> Initial: its facts are frozen with the spec
+
+The copy lies under `init/<digest>/` as `model.safetensors`, an ordinary file of weights, with the manifest of a checkpoint that holds
+weights only: so any rank reads what it owns, proven, and what becomes of the source changes nothing. It is written before spec.yaml,
+which makes the run; a folder without spec.yaml is no run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import google_crc32c
+import numpy as np
+import torch
+from torch import Tensor
+
+from data_pipeline.storage import NotFound, Store, StoreError, open_store
+from mixer_model import interop, resize
+from mixer_model.config import ConfigError, MixerConfig
+from mixer_model.config import config as mixer_config
+from orchestrator import checkpoints, tensor_file
+from orchestrator.checkpoints import Float32, Manifest, Slice
+from orchestrator.errors import MixerError, UserError
+from orchestrator.frozen import InitFacts
+from orchestrator.run_log import live_checkpoints
+from orchestrator.run_store import Run
+from orchestrator.spec import Model, Spec
+from orchestrator.urls import IMPORTED, is_file
+
+FILE = IMPORTED  # so that a run's copy can itself be a model.init
+SLICE_ELEMENTS = 1 << 20  # 4 MB: what a checksum covers
+CHUNK_BYTES = 64 << 20
+
+
+@dataclass
+class Found:
+    """Weights by name, of a network of `shape`; of a run, with the step they are of."""
+
+    shape: MixerConfig
+    state: dict[str, Tensor]
+    step: int | None = None
+
+
+class Initial:
+    """A run's first weights, fitted, and not written yet. `facts` is what is frozen of them."""
+
+    def __init__(self, source: str, found: Found, model: Model) -> None:
+        target = mixer_config(model.preset, **model.overrides())
+        wanted = resize.plan(found.shape, target, model.head)
+        state = resize.fit(found.state, found.shape, target, head=model.head, head_bias=model.first_bias)
+        self._arrays = {name: _float32(name, value) for name, value in sorted(state.items())}
+        self._header, offsets = tensor_file.header(
+            ((name, values.shape, values.nbytes) for name, values in self._arrays.items()),
+            {"format": "pt", interop.CONFIG_KEY: json.dumps(target.to_dict())},
+        )
+        self._size = len(self._header) + sum(values.nbytes for values in self._arrays.values())
+        sha256 = self._digest()
+        self._manifest = self._describe(offsets, sha256).to_bytes()
+        self.facts = InitFacts(
+            source=source,
+            step=found.step,
+            head=wanted.head,
+            factor=wanted.factor,
+            sha256=sha256,
+            path=f"init/{sha256[:16]}",
+            manifest=hashlib.sha256(self._manifest).hexdigest(),
+        )
+
+    def write(self, store: Store) -> None:
+        """Write the copy into the run's folder; then the weights are let go. Once only."""
+        store.put_stream(f"{self.facts.path}/{FILE}", self._size, self._chunks())
+        store.put(f"{self.facts.path}/manifest.json", self._manifest)
+        self._arrays = {}
+
+    def _chunks(self) -> Iterator[bytes | memoryview]:
+        yield self._header
+        for values in self._arrays.values():
+            yield values.reshape(-1).view("u1").data
+
+    def _digest(self) -> str:
+        digest = hashlib.sha256()
+        for chunk in self._chunks():
+            digest.update(chunk)
+        return digest.hexdigest()
+
+    def _describe(self, offsets: list[int], sha256: str) -> Manifest:
+        return Manifest(
+            step=0,
+            position=0,
+            attempt=0,
+            params={name: list(values.shape) for name, values in self._arrays.items()},
+            files={FILE: {"bytes": self._size, "sha256": sha256}},
+            slices=[
+                item
+                for (name, values), offset in zip(self._arrays.items(), offsets, strict=True)
+                for item in _slices(name, values.reshape(-1), offset)
+            ],
+            state={"updates": 0},
+            kinds=("weight",),
+        )
+
+
+def prepare(spec: Spec) -> Initial | None:
+    """The first weights that `spec` names by their whole url; None where they are drawn. UserError where there are none that fit."""
+    source = spec.model.init
+    if source is None:
+        return None
+    try:
+        return Initial(source, _of_file(source) if is_file(source) else _of_run(source), spec.model)
+    except (ConfigError, interop.WeightsError, FileNotFoundError, StoreError, MixerError) as error:
+        raise UserError(f"model.init {source}: {error}") from error
+
+
+def _of_run(url: str) -> Found:
+    """The newest committed weights of a run."""
+    run = Run(url)
+    if not run.exists():
+        raise UserError(
+            "no run is there; give the name of a run in the same store, <store>/runs/<name>, or a file (.safetensors, .npz, .pth)"
+        )
+    saved = live_checkpoints(run.log().entries)
+    if not saved:
+        raise UserError("the run has no committed checkpoint yet; wait for its first one")
+    path, model = saved[-1].facts["path"], run.frozen().spec.model
+    manifest = checkpoints.load_manifest(run.store, path, saved[-1].facts["sha256"])
+    whole = checkpoints.read_weights(run.store, path, manifest)
+    state = {name: torch.from_numpy(values) for name, values in whole.items()}
+    return Found(mixer_config(model.preset, **model.overrides()), state, manifest.step)
+
+
+def _of_file(url: str) -> Found:
+    with _at_hand(url) as path:
+        return Found(*interop.load(path))
+
+
+@contextmanager
+def _at_hand(url: str) -> Iterator[Path]:
+    """The file on this machine; of a url for as long as the block runs."""
+    if "://" not in url:
+        yield Path(url)
+        return
+    base, _, key = url.rpartition("/")
+    store = open_store(base)
+    info = store.head(key)
+    if info is None:
+        raise NotFound(f"nothing at {url}")
+    with tempfile.TemporaryDirectory(prefix="mixer-init-") as folder:
+        path = Path(folder) / key
+        with path.open("wb") as file:
+            for start in range(0, info.size, CHUNK_BYTES):
+                file.write(store.get_range(key, start, min(CHUNK_BYTES, info.size - start)))
+        yield path
+
+
+def _float32(name: str, value: Tensor) -> Float32:
+    values: Float32 = value.contiguous().numpy().astype("<f4", copy=False)
+    if not np.isfinite(values).all():
+        raise UserError(f"{name} holds values that are not finite; take weights of an earlier step")
+    return values
+
+
+def _slices(name: str, flat: Float32, offset: int) -> Iterator[Slice]:
+    for start in range(0, len(flat), SLICE_ELEMENTS):
+        part = flat[start : start + SLICE_ELEMENTS]
+        crc = google_crc32c.value(part.view("u1"))
+        yield Slice(name, "weight", start, len(part), FILE, offset + 4 * start, crc)

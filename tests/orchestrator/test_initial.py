@@ -1,0 +1,209 @@
+"""Where a run begins: weights of a file, frozen by their digest, copied beside the run, or refused before anything is written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save
+
+from data_pipeline.storage import open_store
+from mixer_model import interop, resize
+from mixer_model.config import MixerConfig, config
+from mixer_model.mixer import Mixer
+from orchestrator import checkpoints, tensor_file
+from orchestrator.errors import SpecError, UserError
+from orchestrator.frozen import Frozen
+from orchestrator.launch import freeze, resolve
+from orchestrator.listing import list_store
+from orchestrator.status import Book
+from orchestrator.urls import located
+from tests.runs import Small, make_small
+
+SHAPE = config(
+    None, patch=8, dim=32, depth=2, token_dim=16, channel_dim=64, classes=10, image_size=32
+)  # that of tests.runs
+
+
+@pytest.fixture
+def small(tmp_path: Path, digits: str) -> Small:
+    return make_small(tmp_path, digits)
+
+
+def weights(path: Path, shape: MixerConfig = SHAPE, seed: int = 1) -> str:
+    """A file of weights, none of them zero."""
+    model, generator = Mixer(shape), torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0, 0.1, generator=generator)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    interop.export_safetensors(model.state_dict(), path, shape)
+    return str(path)
+
+
+def frozen_at(small: Small, name: str, *overrides: str) -> Frozen:
+    """A new run, frozen and not led."""
+    resolved = small.resolve(name, *overrides)
+    freeze(resolved, small.said.append, submitted=True)
+    return resolved.run.frozen()
+
+
+def test_the_copy_beside_the_run_is_an_ordinary_file_that_is_proven_by_the_frozen_spec(
+    small: Small, tmp_path: Path
+) -> None:
+    source = weights(tmp_path / "a.safetensors")
+    frozen = frozen_at(
+        small, "tuned", f"model.init={source}", "model.image_size=64", "model.token_dim=64", "model.classes=12",
+        "model.loss=sigmoid",
+    )  # fmt: skip
+    init = frozen.init
+    assert init is not None
+    assert (init.source, init.step, init.head, init.factor) == (source, None, "new", 2)
+    copy = Path(small.store) / "runs" / "tuned" / init.path / "model.safetensors"
+    assert hashlib.sha256(copy.read_bytes()).hexdigest() == init.sha256
+    shape, state = interop.load(copy)
+    target = config(None, **{**SHAPE.to_dict(), "image_size": 64, "token_dim": 64, "classes": 12})
+    assert shape == target
+    wanted = resize.fit(load_file(source), SHAPE, target, head_bias=-torch.tensor(12.0).log().item())
+    assert all(torch.equal(state[name], value) for name, value in wanted.items())
+    store = open_store(f"{small.store}/runs/tuned")
+    manifest = checkpoints.load_manifest(store, init.path, init.manifest)
+    manifest.check_cover()
+    assert checkpoints.verify(store, init.path, manifest) == []
+    read = checkpoints.read_weights(store, init.path, manifest)
+    assert all((read[name] == value.numpy()).all() for name, value in state.items())
+    assert Frozen.from_yaml(frozen.to_yaml()) == frozen
+
+
+def test_identity_is_what_the_weights_are_not_where_they_lay(small: Small, tmp_path: Path) -> None:
+    source = weights(tmp_path / "a.safetensors")
+    before = frozen_at(small, "tuned", f"model.init={source}")
+    copy = shutil.copy(source, tmp_path / "b.safetensors")
+    assert not small.resolve("tuned", f"model.init={copy}").new
+    other = weights(tmp_path / "c.safetensors", seed=2)
+    with pytest.raises(SpecError, match=r"differs in 1 key\(s\): model.init: 'sha256:[0-9a-f]{64}' -> "):
+        small.resolve("tuned", f"model.init={other}")
+    with pytest.raises(SpecError, match=r"model.init: 'sha256:[0-9a-f]{64}' -> None"):
+        small.resolve("tuned")
+    Path(source).unlink()
+    again = small.resolve("tuned", f"model.init={source}")
+    assert (again.new, again.frozen.init, again.frozen.fingerprint) == (
+        False,
+        before.init,
+        before.fingerprint,
+    )
+    by_name = resolve("tuned", store=small.store, overrides=["workers.max=1"])
+    assert by_name.frozen.init == before.init
+
+
+def test_the_same_weights_are_the_same_start_whatever_file_they_come_in(small: Small, tmp_path: Path) -> None:
+    source = weights(tmp_path / "a.safetensors")
+    state = dict(reversed(load_file(source).items()))
+    (tmp_path / "b.safetensors").write_bytes(save(state, {interop.CONFIG_KEY: json.dumps(SHAPE.to_dict())}))
+    one = small.resolve("one", f"model.init={source}").frozen.init
+    two = small.resolve("two", f"model.init={tmp_path / 'b.safetensors'}").frozen.init
+    assert one
+    assert two
+    assert (one.sha256, one.manifest) == (two.sha256, two.manifest)
+
+
+def broken(path: Path, what: str) -> str:
+    """A file that is no start for the small run."""
+    if what == "junk":
+        path.write_bytes(b"junk")
+    elif what == "not finite":
+        state = Mixer(SHAPE).state_dict()
+        state["norm.bias"][3] = float("nan")
+        interop.export_safetensors(state, path, SHAPE)
+    elif what != "gone":
+        weights(path, config(None, **{**SHAPE.to_dict(), "dim": 24}))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("what", "overrides", "said"),
+    [
+        ("gone", (), r"model.init .*x.safetensors: no file"),
+        ("junk", (), r"model.init .*x.safetensors: .*safetensors"),
+        ("not finite", (), r"norm.bias holds values that are not finite|norm.bias"),
+        ("narrow", (), r"dim is 32, and the weights have 24; set dim to 24"),
+        ("narrow", ("model.dim=24", "model.image_size=64"), r"at 64 pixels it must be 64, 2² times the weights' 16"),
+        ("narrow", ("model.dim=24", "model.image_size=48"), r"image_size is 48.*whole multiples of that \(32, 64, 96"),
+        ("narrow", ("model.dim=24", "model.classes=11", "model.head=keep"), r"set classes to 10, or head to 'new'"),
+        ("no-such-run", (), r"model.init .*/runs/no-such-run: no run is there; give the name of a run"),
+        ("unsaved", (), r"model.init .*/runs/unsaved: the run has no committed checkpoint yet"),
+    ],
+)  # fmt: skip
+def test_a_start_that_does_not_fit_is_refused_before_anything_is_written(
+    small: Small, tmp_path: Path, what: str, overrides: tuple[str, ...], said: str
+) -> None:
+    frozen_at(small, "unsaved")
+    before = sorted(Path(small.store).rglob("*"))
+    source = what if what in ("no-such-run", "unsaved") else broken(tmp_path / "x.safetensors", what)
+    with pytest.raises(UserError, match=said) as caught:
+        small.resolve("tuned", f"model.init={source}", *overrides)
+    assert caught.value.exit_code == 2
+    assert sorted(Path(small.store).rglob("*")) == before
+
+
+def test_a_head_without_an_init_does_nothing_and_is_refused(small: Small) -> None:
+    with pytest.raises(SpecError, match="head got 'new'; it goes with init"):
+        small.resolve("x", "model.head=new")
+
+
+def test_specs_frozen_before_there_was_an_init_still_load(small: Small) -> None:
+    frozen = frozen_at(small, "plain")
+    tree = yaml.safe_load(frozen.to_yaml())
+    assert "init" not in tree
+    del tree["spec"]["model"]["init"], tree["spec"]["model"]["head"]
+    assert Frozen.from_yaml(yaml.safe_dump(tree)) == frozen
+
+
+def test_status_says_where_a_run_begins(small: Small, tmp_path: Path) -> None:
+    source = weights(tmp_path / "a.safetensors")
+    frozen_at(small, "tuned", f"model.init={source}")
+    run = small.resolve("tuned", f"model.init={source}").run
+    told = Book(run).status()["init"]
+    assert (told["source"], told["head"], told["factor"]) == (source, "keep", 1)
+
+
+def test_a_folder_whose_run_was_never_made_is_not_listed(small: Small, tmp_path: Path) -> None:
+    source = weights(tmp_path / "a.safetensors")
+    frozen_at(small, "whole")
+    resolved = small.resolve("half", f"model.init={source}")
+    assert resolved.initial is not None
+    resolved.initial.write(resolved.run.store)  # and then killed
+    assert [row["run"] for row in list_store(small.store)] == ["whole"]
+    assert small.resolve("half", f"model.init={source}").new
+
+
+@pytest.mark.parametrize(
+    ("init", "url"),
+    [
+        ("digits-abc123", "s3://b/p/runs/digits-abc123"),
+        ("s3://other/runs/digits-abc123/", "s3://other/runs/digits-abc123"),
+        ("s3://b/weights/b16.npz", "s3://b/weights/b16.npz"),
+        ("s3://b/weights/b16", "s3://b/weights/b16/model.safetensors"),
+        ("/disk/b16.safetensors", "/disk/b16.safetensors"),
+        ("/disk/b16", "/disk/b16/model.safetensors"),
+    ],
+)
+def test_what_an_init_means(init: str, url: str) -> None:
+    assert located(init, "s3://b/p") == url
+
+
+def test_the_header_is_what_the_library_reads(tmp_path: Path) -> None:
+    tensors = {"b": torch.arange(6.0).reshape(2, 3), "a": torch.ones(5)}
+    head, places = tensor_file.header(
+        ((name, value.shape, 4 * value.numel()) for name, value in tensors.items()), {"x": "y"}
+    )
+    data = head + b"".join(value.numpy().tobytes() for value in tensors.values())
+    (tmp_path / "x.safetensors").write_bytes(data)
+    read = load_file(tmp_path / "x.safetensors")
+    assert all(torch.equal(read[name], value) for name, value in tensors.items())
+    assert places == [len(head), len(head) + 24]
