@@ -16,13 +16,15 @@ from torch.utils.checkpoint import checkpoint
 from benchmarks.gpu.plan import Options
 from mixer_model.float8 import Float8Linear
 from mixer_model.kernels import ops
-from mixer_model.layers import Mlp
+from mixer_model.layers import Mlp, recompute_gelu
 from mixer_model.mixer import Block, Mixer
 
 
 def rewire(model: Mixer, options: Options) -> None:
     """Makes `model` compute as `options` say. Compiling, and recomputing whole blocks, come after."""
     forward = _block(options)
+    if options.recompute == "gelu":
+        recompute_gelu(model)
     for block in model.blocks:
         assert isinstance(block, Block)
         if options.fp8 != "no":
@@ -36,13 +38,20 @@ def _block(options: Options) -> Callable[..., Tensor]:
     """A forward for all blocks, one code object, so that one compiled graph serves all. No sample skips a block."""
     if options.layout == "kernels":
         return lambda block, x, keep=None: _with_kernels(block, x, options)
-    tokens = {"turned": _turned, "batched": _batched, "kernel": _with_kernel}[options.layout]
+    tokens = {"columns": _columns, "turned": _turned, "batched": _batched, "kernel": _with_kernel}[
+        options.layout
+    ]
 
     def forward(block: Block, x: Tensor, keep: None = None) -> Tensor:
         x = x + tokens(block, x, options)
         return x + _mlp(block.mlp_channels, block.norm2(x), options)
 
     return forward
+
+
+def _columns(block: Block, x: Tensor, options: Options) -> Tensor:
+    out: Tensor = block.mlp_tokens(block.norm1(x))
+    return out
 
 
 def _turned(block: Block, x: Tensor, options: Options) -> Tensor:
@@ -73,7 +82,7 @@ def _batched(block: Block, x: Tensor, options: Options) -> Tensor:
         return _times(mlp.fc2, mlp.act(hidden))
 
     hidden = _times(mlp.fc1, block.norm1(x))
-    return checkpoint(after, hidden, use_reentrant=False) if options.recompute == "gelu" else after(hidden)
+    return _again(after, hidden) if mlp.recompute else after(hidden)
 
 
 def _times(linear: nn.Linear, x: Tensor) -> Tensor:
@@ -90,4 +99,10 @@ def _mlp(mlp: Mlp, x: Tensor, options: Options) -> Tensor:
         return mlp.fc2(ops.bias_gelu(hidden, mlp.fc1.bias) if kernel else mlp.act(hidden))
 
     hidden = F.linear(x, mlp.fc1.weight) if kernel else mlp.fc1(x)
-    return checkpoint(after, hidden, use_reentrant=False) if options.recompute == "gelu" else after(hidden)
+    return _again(after, hidden) if mlp.recompute else after(hidden)
+
+
+def _again(after: Callable[[Tensor], Tensor], hidden: Tensor) -> Tensor:
+    """after(hidden), of which the backward keeps `hidden` only."""
+    out: Tensor = checkpoint(after, hidden, use_reentrant=False, preserve_rng_state=False)
+    return out

@@ -29,11 +29,12 @@ class Options:
     """"ours" or "timm"."""
     compiled: str = "block"
     """"no", "block" (one block, used for all), "model" (whole), or a block by one of training.COMPILERS."""
-    layout: str = "turned"
-    """Token mixing: "turned" (transpose, then linear layers), "batched" (W X for each sample, nothing turned),
-    "kernel" (norm and transpose in one kernel, then linear layers), "kernels" (and the way back in another)."""
+    layout: str = "columns"
+    """Token mixing. "columns": W X with all samples and channels as columns; "turned": transpose, then linear layers;
+    "batched": W X for each sample; "kernel": norm and transpose in one kernel, then linear layers; "kernels": and the
+    way back in another."""
     gelu: str = "torch"
-    """"torch", or "kernel": bias and GELU in one kernel."""
+    """"torch", or "kernel": bias and GELU in one kernel, wherever the bias goes along the last axis."""
     recompute: str = "none"
     """"none", "gelu" or "block"."""
     fp8: str = "no"
@@ -103,6 +104,7 @@ TINY: Final = Setting(
 OURS, TIMM = Options(), Options(whose="timm")
 FP8: Final = {"fp8": replace(OURS, fp8="forward"), "fp8, fast sums": replace(OURS, fp8="all")}
 LAYOUT: Final = {
+    "turned tokens": replace(OURS, layout="turned"),
     "batched tokens": replace(OURS, layout="batched"),
     "norm kernel": replace(OURS, layout="kernel"),
     "norm kernels": replace(OURS, layout="kernels"),

@@ -10,7 +10,9 @@ of all else are zeros, and a GPU multiplies zeros faster than numbers.
 from __future__ import annotations
 
 import functools
+import importlib.util
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, Final
 
 import torch
@@ -24,6 +26,7 @@ from benchmarks.gpu.timing import settle
 from mixer_model.config import MixerConfig
 from mixer_model.mixer import Mixer
 from mixer_model.param_groups import param_groups
+from tests.torchvision_stand_in import timm_imported
 
 WARM_UP: Final = 4
 RATE, DECAY = 3e-4, 0.03
@@ -148,11 +151,14 @@ def _ours(shape: MixerConfig, device: torch.device) -> Mixer:
 
 def _theirs(shape: MixerConfig, device: torch.device) -> nn.Module:
     try:
-        from timm.models.mlp_mixer import MlpMixer
+        # timm wants torchvision, which has nothing to do with its Mixer.
+        over = nullcontext() if importlib.util.find_spec("torchvision") else timm_imported()
+        with over, device:
+            from timm.models.mlp_mixer import MlpMixer
 
-        from mixer_model.interop import timm_arguments
+            from mixer_model.interop import timm_arguments
+
+            made: nn.Module = MlpMixer(**timm_arguments(shape))
     except ImportError as error:
         raise Missing(f"timm cannot be imported: {error}") from error
-    with device:
-        made: nn.Module = MlpMixer(**timm_arguments(shape))
     return made
