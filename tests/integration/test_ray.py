@@ -94,7 +94,7 @@ def test_submit_look_scale_stop_resume_from_any_machine(desk: Desk, rclone_store
         "--name",
         "sub",
         "--set",
-        "train.steps=500",
+        "train.steps=400",
         "--set",
         "workers.max=1",
         "--json",
@@ -111,7 +111,7 @@ def test_submit_look_scale_stop_resume_from_any_machine(desk: Desk, rclone_store
     assert re.search(r"stopped at step \d+", said)
     status = desk.status("sub")
     assert status["state"] == "stopped"
-    assert 0 < status["step"] < 500
+    assert 0 < status["step"] < 400
     assert "sub" in desk.mixer("ls", "--store", desk.store)
     assert "not there" not in desk.mixer("logs", "sub", "--store", desk.store)
     desk.mixer("submit", "sub", "--store", desk.store, "--set", "workers.max=2")
@@ -120,8 +120,8 @@ def test_submit_look_scale_stop_resume_from_any_machine(desk: Desk, rclone_store
     status = desk.status("sub")
     assert (status["state"], status["step"], status["last_checkpoint"][:21]) == (
         "finished",
-        500,
-        "checkpoints/000000050",
+        400,
+        "checkpoints/000000040",
     )
     assert sum(status["ledger"].values()) == pytest.approx(status["wall_s"], rel=0.02)
     assert [e for e in desk.log("sub") if e["kind"] == "request" and e["asks"] == "scale"]
