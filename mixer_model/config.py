@@ -15,9 +15,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from .token_shapes import fault
+
 IMAGE_CHANNELS: Final = 3
 ACTIVATIONS: Final = ("gelu", "gelu_tanh")
-TOKEN_MIXERS: Final = ("mlp",)
+TOKEN_MIXERS: Final = ("mlp", "resmlp", "gmlp", "s2", "ccs", "smlp", "cycle", "hire", "depthwise", "ms")
 
 
 class ConfigError(ValueError):
@@ -35,7 +37,7 @@ class MixerConfig:
     depth: int
     """Number of blocks."""
     token_dim: int
-    """D_S, the hidden width of the MLP between tokens."""
+    """D_S, the hidden width between tokens, where the mixer has one: mlp, gmlp, hire."""
     channel_dim: int
     """D_C, the hidden width of the MLP between channels."""
     classes: int = 1000
@@ -49,7 +51,7 @@ class MixerConfig:
     activation: str = "gelu_tanh"
     """"gelu_tanh" (the approximation that JAX's GELU and so the published networks are), or "gelu" (erf, timm's)."""
     mixer: str = "mlp"
-    """What mixes tokens, one of TOKEN_MIXERS: "mlp" is MLP-Mixer's."""
+    """What mixes tokens, one of TOKEN_MIXERS: "mlp" is MLP-Mixer's, the others are of the related work."""
 
     def __post_init__(self) -> None:
         for name in ("patch", "dim", "depth", "token_dim", "channel_dim", "classes", "image_size"):
@@ -68,6 +70,8 @@ class MixerConfig:
                 raise ConfigError(
                     f"{name} {getattr(self, name)!r} is not known; allowed: {', '.join(allowed)}"
                 )
+        if wrong := fault(self.mixer, self.dim, self.grid):
+            raise ConfigError(wrong)
 
     @property
     def grid(self) -> int:

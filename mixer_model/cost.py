@@ -2,7 +2,7 @@
 
     MixerConfig -> multiplications and additions of its matrix products -> Cost, per image
 
-Counted are matrix products, one multiply-add as two operations, as everyone's MFU does; norms, GELU and sums
+Counted are matrix products and convolutions, one multiply-add as two operations, as everyone's MFU does; norms, GELU and sums
 are left out. The numbers equal those of torch's FlopCounterMode. Optimizer state, gradients and the memory of
 a run are not here.
 """
@@ -14,6 +14,7 @@ from typing import Final
 
 from .config import IMAGE_CHANNELS, ConfigError, MixerConfig
 from .config import config as _config
+from .token_costs import token_cost
 
 RECOMPUTE: Final = ("none", "gelu", "block")
 
@@ -52,7 +53,7 @@ def cost(
     # Backward is two products for each one forward, but for the stem: nobody wants the gradient of the
     # pixels.
     train = 3 * forward - 2 * _stem_macs(shape)
-    values = shape.depth * _kept_values(shape, recompute)
+    values = sum(_kept_values(shape, recompute, block) for block in range(shape.depth))
     return Cost(_params(shape), forward, train, bytes_per_value * values)
 
 
@@ -63,9 +64,9 @@ def _resolve(model: MixerConfig | str, overrides: dict[str, int | float | str]) 
 
 
 def _params(shape: MixerConfig) -> int:
-    width, tokens = shape.dim, shape.tokens
+    width = shape.dim
     stem = _patch_values(shape) * width + width
-    token = 2 * tokens * shape.token_dim + shape.token_dim + tokens
+    token = token_cost(shape).params
     channel = 2 * width * shape.channel_dim + shape.channel_dim + width
     head = shape.classes * (width + 1)
     return stem + shape.depth * (token + channel + 4 * width) + 2 * width + head
@@ -80,15 +81,18 @@ def _stem_macs(shape: MixerConfig) -> int:
 
 
 def _block_macs(shape: MixerConfig) -> int:
-    return 2 * shape.tokens * shape.dim * (shape.token_dim + shape.channel_dim)
+    return token_cost(shape).macs + 2 * shape.tokens * shape.dim * shape.channel_dim
 
 
-def _kept_values(shape: MixerConfig, recompute: str) -> int:
-    """What a block keeps of one image.
+def _kept_values(shape: MixerConfig, recompute: str, block: int) -> int:
+    """What block number `block` keeps of one image.
 
-    "none": inputs of both norms and both first products, each hidden layer before and after its GELU; "gelu": the
-    same, but hidden layers before it only; "block": its input.
+    "none": inputs of both norms and of the channels' first product, their hidden layer before and after its GELU, and what the token
+    branch keeps; "gelu": the same, but hidden layers of MLPs before their GELU only; "block": its input.
     """
-    stream = shape.tokens * shape.dim
-    hidden = shape.dim * shape.token_dim + shape.tokens * shape.channel_dim
-    return {"none": 4 * stream + 2 * hidden, "gelu": 4 * stream + hidden, "block": stream}[recompute]
+    stream, hidden = shape.tokens * shape.dim, shape.tokens * shape.channel_dim
+    if recompute == "block":
+        return stream
+    whole = token_cost(shape, block).values + 3 * stream + 2 * hidden
+    of_tokens = shape.dim * shape.token_dim if shape.mixer == "mlp" else 0
+    return whole - (hidden + of_tokens if recompute == "gelu" else 0)

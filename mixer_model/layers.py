@@ -30,16 +30,16 @@ class Gelu(nn.GELU):
 
 
 class Mlp(nn.Module):
-    """Two linear layers over the last axis with a GELU between them."""
+    """Two linear layers over the last axis with a GELU between them, as wide at the end as at the start unless `outputs` is given."""
 
     recompute = False
     """Keep what goes into the GELU only; the backward pass computes what comes out of it again."""
 
-    def __init__(self, width: int, hidden: int, activation: str) -> None:
+    def __init__(self, width: int, hidden: int, activation: str, *, outputs: int | None = None) -> None:
         super().__init__()
         self.fc1 = nn.Linear(width, hidden)
         self.act = Gelu(activation)
-        self.fc2 = nn.Linear(hidden, width)
+        self.fc2 = nn.Linear(hidden, outputs or width)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.finish(self.fc1(x))
@@ -58,7 +58,7 @@ class Mlp(nn.Module):
 
 
 def recompute_gelu(model: nn.Module) -> None:
-    """Every Mlp in `model` keeps what goes into its GELU only: as many values less as its hidden layer has."""
-    for module in model.modules():
-        if isinstance(module, Mlp):
+    """Both MLPs of each block of `model` keep what goes into their GELU only: as many values less as their hidden layers have."""
+    for name, module in model.named_modules():
+        if isinstance(module, Mlp) and name.endswith(("mlp_tokens", "mlp_channels")):
             module.recompute = True

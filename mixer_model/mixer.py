@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from .config import IMAGE_CHANNELS, MixerConfig
 from .draws import drop_rates, keep_masks
 from .layers import Mlp
-from .token_mixers import token_mixer
+from .token_mixers import own_starts, token_mixer
 
 __all__ = ["Block", "Mixer", "drop_rates", "keep_masks", "to_input", "to_pixels"]
 
@@ -67,10 +67,10 @@ class Stem(nn.Module):
 class Block(nn.Module):
     """One Mixer block: [B,S,C] -> [B,S,C]. Compile `forward`; it traces whole, with and without masks."""
 
-    def __init__(self, config: MixerConfig) -> None:
+    def __init__(self, config: MixerConfig, number: int = 0) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(config.dim, eps=NORM_EPS)
-        self.mlp_tokens = token_mixer(config)
+        self.mlp_tokens = token_mixer(config, number)
         self.norm2 = nn.LayerNorm(config.dim, eps=NORM_EPS)
         self.mlp_channels = Mlp(config.dim, config.channel_dim, config.activation)
 
@@ -93,7 +93,7 @@ class Mixer(nn.Module):
             "meta"
         ):  # torch would draw every weight once, from the global generator, for nothing
             self.stem = Stem(config)
-            self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+            self.blocks = nn.ModuleList(Block(config, number) for number in range(config.depth))
             self.norm = nn.LayerNorm(config.dim, eps=NORM_EPS)
             self.head = nn.Linear(config.dim, config.classes)
         if seed is not None:
@@ -121,15 +121,18 @@ class Mixer(nn.Module):
     @torch.no_grad()
     def reset(self, seed: int, *, head_bias: float = 0.0) -> None:
         """Draws all weights anew, as the reference does: LeCun normal kernels, zero biases, zero head, norms
-        1 and 0.
+        1 and 0; what a token mixer says of its own parameters goes before.
 
         Each kernel has its own generator, keyed (seed, name), on the CPU in fp32: its values depend on
         nothing else, neither device, nor depth, nor how many classes. `head_bias` is -ln K for sigmoid losses
         (K classes), where the start would otherwise be a loss of K ln 2.
         """
+        own = own_starts(self)
         for name, parameter in self.named_parameters():
             if name == "head.bias":
                 parameter.fill_(head_bias)
+            elif name in own:
+                parameter.fill_(own[name])
             elif name == "head.weight" or name.endswith(".bias"):
                 parameter.zero_()
             elif parameter.ndim == 1:

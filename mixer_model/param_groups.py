@@ -1,4 +1,4 @@
-"""Which parameters decay: weights of linear layers and of the patch layer; never biases, never norms.
+"""Which parameters decay: weights of linear layers, convolutions and circulants; never biases, norms or scales.
 
     model -> two groups for torch.optim, in the order of named_parameters
 
@@ -10,6 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 from torch import nn
+
+from .token_mixers.ccs import Circulant
 
 
 def param_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -32,7 +34,7 @@ def param_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
 
 
 def _decayed(model: nn.Module) -> set[str]:
-    layers = (nn.Linear, nn.Conv2d)
+    layers = (nn.Linear, nn.Conv2d, Circulant)
     return {
         f"{name}.weight".lstrip(".") for name, module in model.named_modules() if isinstance(module, layers)
     }

@@ -29,7 +29,7 @@ from orchestrator.errors import MixerError, UserError
 from orchestrator.fetched import at_hand
 from orchestrator.frozen import InitFacts
 from orchestrator.run_log import live_checkpoints
-from orchestrator.run_store import Run
+from orchestrator.run_store import Run, list_runs
 from orchestrator.spec import Model, Spec
 from orchestrator.urls import IMPORTED, is_file
 
@@ -44,6 +44,7 @@ class Found:
     shape: MixerConfig
     state: dict[str, Tensor]
     step: int | None = None
+    notes: tuple[str, ...] = ()  # what was assumed of a file, or is known to go wrong with such ones
 
 
 class Initial:
@@ -51,6 +52,7 @@ class Initial:
 
     def __init__(self, source: str, found: Found, model: Model) -> None:
         target = mixer_config(model.preset, **model.overrides())
+        self.notes = found.notes
         wanted = resize.plan(found.shape, target, model.head)
         state = resize.fit(found.state, found.shape, target, head=model.head, head_bias=model.first_bias)
         self._arrays = {name: _float32(name, value) for name, value in sorted(state.items())}
@@ -112,7 +114,7 @@ def prepare(spec: Spec) -> Initial | None:
         return None
     try:
         return Initial(source, _of_file(source) if is_file(source) else _of_run(source), spec.model)
-    except (ConfigError, interop.WeightsError, FileNotFoundError, StoreError, MixerError) as error:
+    except (ConfigError, StoreError, MixerError) as error:
         raise UserError(f"model.init {source}: {error}") from error
 
 
@@ -121,7 +123,8 @@ def _of_run(url: str) -> Found:
     run = Run(url)
     if not run.exists():
         raise UserError(
-            "no run is there; give the name of a run in the same store, <store>/runs/<name>, or a file (.safetensors, .npz, .pth)"
+            f"no run is there; the store has {', '.join(list_runs(url.rsplit('/runs/', 1)[0])[-8:]) or 'none'}. Give the name of one, "
+            "<store>/runs/<name>, or a file (.safetensors, .npz, .pth)"
         )
     saved = live_checkpoints(run.log().entries)
     if not saved:
@@ -135,7 +138,11 @@ def _of_run(url: str) -> Found:
 
 def _of_file(url: str) -> Found:
     with at_hand(url) as path:
-        return Found(*interop.load(path))
+        try:
+            read = interop.read(path)
+        except (interop.WeightsError, FileNotFoundError) as error:
+            raise UserError(str(error).replace(str(path), "it")) from error
+    return Found(read.config, read.state, notes=read.notes)
 
 
 def _float32(name: str, value: Tensor) -> Float32:

@@ -39,7 +39,7 @@ class Model(Section):
     dim: int | None = Field(None, ge=1, description="channels of a token; overrides the preset")
     depth: int | None = Field(None, ge=1, description="number of blocks; overrides the preset")
     token_dim: int | None = Field(
-        None, ge=1, description="hidden units of the token-mixing MLP; overrides the preset"
+        None, ge=1, description="hidden units of the token mixer (mlp, gmlp, hire); overrides the preset"
     )
     channel_dim: int | None = Field(
         None, ge=1, description="hidden units of the channel-mixing MLP; overrides the preset"
@@ -53,6 +53,10 @@ class Model(Section):
     activation: Literal["gelu", "gelu_tanh"] = Field(
         "gelu_tanh", description="GELU by tanh (JAX, the published networks) or by erf (timm)"
     )
+    mixer: Literal["mlp", "resmlp", "gmlp", "s2", "ccs", "smlp", "cycle", "hire", "depthwise", "ms"] = Field(
+        "mlp",
+        description="what mixes tokens: MLP-Mixer's MLP, or one of the related work (docs/token-mixers.md)",
+    )
     loss: Literal["softmax", "sigmoid"] = Field(
         "softmax", description="cross-entropy over classes, or per class and summed"
     )
@@ -62,7 +66,6 @@ class Model(Section):
     head_bias: float | None = Field(
         None, description="first bias of the head; null: -ln(classes) for sigmoid, else 0"
     )
-
     init: str | None = Field(
         None,
         description="first weights: a run (its name in the same store, or `<store>/runs/<name>`), or a file of weights, as a path or "

@@ -34,6 +34,14 @@ def check_state(state: Mapping[str, Tensor], config: MixerConfig, names: Names |
         raise WeightsError(text + _of_another_resolution(state, config))
 
 
+def require_mlp(config: MixerConfig, where: str) -> None:
+    """Raises WeightsError unless tokens are mixed by MLP-Mixer's own MLP, the only one that `where` has."""
+    if config.mixer != "mlp":
+        raise WeightsError(
+            f"{where} has no token mixing by {config.mixer!r}, only 'mlp': export it as safetensors, which carries its config"
+        )
+
+
 def check_values(state: Mapping[str, Tensor]) -> None:
     """Raises WeightsError naming the parameters that are no floating-point numbers, or not finite."""
     whole = [f"{name} ({value.dtype})" for name, value in state.items() if not value.is_floating_point()]

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from ..config import MixerConfig
-from .checks import check_state, plain
+from .checks import check_state, plain, require_mlp
 from .errors import WeightsError
 from .files import written
 
@@ -81,10 +81,7 @@ def read_npz(path: Path) -> tuple[dict[str, Tensor], list[str]]:
 
 def export_google(state: Mapping[str, Tensor], path: Path, config: MixerConfig) -> None:
     """Writes `state` as Google's `.npz`, in fp32. WeightsError when it does not fit, or when Google's code has no such Mixer."""
-    if config.mixer != "mlp":
-        raise WeightsError(
-            f"Google's code has no token mixing by {config.mixer!r}, only 'mlp': take another format"
-        )
+    require_mlp(config, "Google's code")
     check_state(state, config)
     tree = {name: value.float().contiguous().numpy() for name, value in to_google(plain(state)).items()}
     with written(path) as part, part.open("wb") as file:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import PRESETS, MixerConfig
-from .checks import check_state, plain
+from .checks import check_state, plain, require_mlp
 from .errors import WeightsError
 from .files import write_whole, written
 from .ours import WEIGHTS, config_text, export_safetensors
@@ -44,10 +44,7 @@ def to_timm(state: Mapping[str, Tensor], config: MixerConfig | None = None) -> d
     With `config`, names and shapes are checked against it. Raises WeightsError naming what is missing, unknown or misshapen.
     """
     if config is not None:
-        if config.mixer != "mlp":
-            raise WeightsError(
-                f"timm's MlpMixer has no token mixing by {config.mixer!r}, only 'mlp': take another format"
-            )
+        require_mlp(config, "timm's MlpMixer")
         check_state(state, config)
     return plain(state)
 
@@ -56,7 +53,9 @@ def timm_arguments(config: MixerConfig) -> dict[str, Any]:
     """Keyword arguments with which timm.models.mlp_mixer.MlpMixer has this shape and computes this function.
 
     timm has no name for most shapes (H/14 among them), and its named ones take no other numbers; the class takes all.
+    Raises WeightsError where tokens are not mixed by an MLP.
     """
+    require_mlp(config, "timm's MlpMixer")
     arguments: dict[str, Any] = {
         "num_classes": config.classes,
         "img_size": config.image_size,

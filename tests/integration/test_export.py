@@ -76,7 +76,10 @@ def test_a_runs_weights_load_strictly_into_timm_and_give_the_same_logits(
     assert 0.5 < five["accuracy"] < ten["accuracy"] <= 1
     assert ten["std"] == pytest.approx(stdev(ten["accuracies"]))
     assert (probed["samples"], probed["classes"], probed["pool"]["short"]) == (360, 10, [])
-    assert few_shot(book.run, Wanted((10,), seeds=2))["few_shot"][0]["accuracies"] == ten["accuracies"][:2]
+    typed = CliRunner().invoke(app, ["eval", book.run.url, "--few-shot", "10", "--seeds", "2", "--json"])
+    assert json.loads(typed.stdout)["few_shot"][0]["accuracies"] == ten["accuracies"][:2]
+    alone = CliRunner().invoke(app, ["eval", book.run.url, "--seeds", "2"])
+    assert str(alone.exception) == "--train-data, --pool and --seeds go with --few-shot N"
     scarce = few_shot(book.run, Wanted((10,), seeds=1, pool=40))
     assert scarce["pool"]["read"] == 40
     assert f"{len(scarce['pool']['short'])} classes have fewer than 10" in said_of(scarce)[-1]
