@@ -26,8 +26,8 @@ from mixer_model.config import config as mixer_config
 from orchestrator import checkpoints, tensor_file
 from orchestrator.checkpoints import Float32, Manifest, Slice
 from orchestrator.errors import MixerError, UserError
+from orchestrator.fetched import at_hand
 from orchestrator.frozen import InitFacts
-from orchestrator.importing import at_hand
 from orchestrator.run_log import live_checkpoints
 from orchestrator.run_store import Run, list_runs
 from orchestrator.spec import Model, Spec
@@ -146,7 +146,7 @@ def _of_file(url: str) -> Found:
 
 
 def _float32(name: str, value: Tensor) -> Float32:
-    values: Float32 = value.contiguous().numpy().astype("<f4", copy=False)
+    values: Float32 = value.float().contiguous().numpy().astype("<f4", copy=False)
     if not np.isfinite(values).all():
         raise UserError(f"{name} holds values that are not finite; take weights of an earlier step")
     return values

@@ -69,6 +69,8 @@ RULES = """\
 - Without `model.preset`, `model.patch`, `model.dim` and `model.depth` must be given. `token_dim` is then half of `dim`, and
   `channel_dim` four times `dim`, where they are not given.
 - `model.image_size` is a multiple of the patch.
+- `model.label_smoothing` above 0 goes with `model.loss: softmax`.
+- `recipe` is read when a run is made; a run that is there takes no other.
 - With `model.init`, `patch`, `dim`, `depth`, `channel_dim`, `activation` and `mixer` are those of the weights. `image_size` is theirs or
   K times it, K a whole number, and `token_dim` then K² times theirs. `head` goes with `init`, and `head: keep` with as many classes.
 - `train.optimizer` takes `betas` and `eps` for `adamw`, `momentum` for `sgd`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from statistics import stdev
 from typing import Any
@@ -9,10 +10,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
 from mixer_model import interop
 from mixer_model.interop import timm_arguments
 from mixer_model.mixer import to_input
+from orchestrator.cli import app
 from orchestrator.errors import UserError
 from orchestrator.logs import lines
 from orchestrator.probe import Wanted, few_shot
@@ -75,7 +78,10 @@ def test_a_runs_weights_load_strictly_into_timm_and_give_the_same_logits(
     assert 0.5 < five["accuracy"] < ten["accuracy"] <= 1
     assert ten["std"] == pytest.approx(stdev(ten["accuracies"]))
     assert (probed["samples"], probed["classes"], probed["pool"]["short"]) == (360, 10, [])
-    assert few_shot(book.run, Wanted((10,), seeds=2))["few_shot"][0]["accuracies"] == ten["accuracies"][:2]
+    typed = CliRunner().invoke(app, ["eval", book.run.url, "--few-shot", "10", "--seeds", "2", "--json"])
+    assert json.loads(typed.stdout)["few_shot"][0]["accuracies"] == ten["accuracies"][:2]
+    alone = CliRunner().invoke(app, ["eval", book.run.url, "--seeds", "2"])
+    assert str(alone.exception) == "--train-data, --pool and --seeds go with --few-shot N"
     scarce = few_shot(book.run, Wanted((10,), seeds=1, pool=40))
     assert scarce["pool"]["read"] == 40
     assert f"{len(scarce['pool']['short'])} classes have fewer than 10" in said_of(scarce)[-1]

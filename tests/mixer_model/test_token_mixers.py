@@ -119,7 +119,7 @@ def test_a_block_traces_whole_and_serves_all(
     for block in model.blocks:
         block.forward = torch.compile(block.forward, fullgraph=True, dynamic=False, backend=backend)
     for _ in range(2):
-        torch.testing.assert_close(model(images), wanted, rtol=0, atol=0)
+        torch.testing.assert_close(model(images), wanted, rtol=1e-5, atol=1e-6)  # its GELU is another formula
     assert len(graphs) == (2 if mixer == "hire" else 1)
 
 

@@ -22,6 +22,7 @@ from mixer_model.mixer import Mixer
 from orchestrator import checkpoints, cli, tensor_file
 from orchestrator.errors import SpecError, UserError
 from orchestrator.frozen import Frozen
+from orchestrator.importing import import_weights
 from orchestrator.launch import freeze, resolve
 from orchestrator.listing import list_store
 from orchestrator.report import render
@@ -117,6 +118,30 @@ def test_the_same_weights_are_the_same_start_whatever_file_they_come_in(small: S
     assert one
     assert two
     assert (one.sha256, one.manifest) == (two.sha256, two.manifest)
+    interop.export_google(state, tmp_path / "Mixer-Q_8.npz", SHAPE)
+    import_weights(str(tmp_path / "Mixer-Q_8.npz"), store=small.store)
+    for file in (tmp_path / "Mixer-Q_8.npz", Path(small.store) / "weights" / "mixer-q_8"):
+        other = small.resolve("other", f"model.init={file}").frozen.init
+        assert other
+        assert other.sha256 == one.sha256
+
+
+def test_half_precision_is_a_start_too(small: Small, tmp_path: Path) -> None:
+    state = {
+        name: value.to(torch.bfloat16)
+        for name, value in load_file(weights(tmp_path / "a.safetensors")).items()
+    }
+    interop.export_safetensors(state, tmp_path / "half.safetensors", SHAPE)
+    interop.export_safetensors(
+        {name: value.float() for name, value in state.items()}, tmp_path / "full.safetensors", SHAPE
+    )
+    half, full = (
+        small.resolve("x", f"model.init={tmp_path / name}.safetensors").frozen.init
+        for name in ("half", "full")
+    )
+    assert half
+    assert full
+    assert half.sha256 == full.sha256
 
 
 def broken(path: Path, what: str) -> str:
