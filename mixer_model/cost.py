@@ -93,6 +93,6 @@ def _kept_values(shape: MixerConfig, recompute: str, block: int) -> int:
     stream, hidden = shape.tokens * shape.dim, shape.tokens * shape.channel_dim
     if recompute == "block":
         return stream
-    whole = token_cost(shape, block).values + 3 * stream + 2 * hidden
-    of_tokens = shape.dim * shape.token_dim if shape.mixer == "mlp" else 0
-    return whole - (hidden + of_tokens if recompute == "gelu" else 0)
+    token = token_cost(shape, block)
+    whole = token.values + 3 * stream + 2 * hidden
+    return whole - (hidden + token.recomputed if recompute == "gelu" else 0)

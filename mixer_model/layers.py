@@ -58,7 +58,7 @@ class Mlp(nn.Module):
 
 
 def recompute_gelu(model: nn.Module) -> None:
-    """Both MLPs of each block of `model` keep what goes into their GELU only: as many values less as their hidden layers have."""
-    for name, module in model.named_modules():
-        if isinstance(module, Mlp) and name.endswith(("mlp_tokens", "mlp_channels")):
+    """Every Mlp in `model` keeps what goes into its GELU only: as many values less as its hidden layer has."""
+    for module in model.modules():
+        if isinstance(module, Mlp):
             module.recompute = True

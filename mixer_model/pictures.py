@@ -24,7 +24,12 @@ from .maps import Tiles
 
 BLOCKS: Final = 3  # as many as Fig. 5 shows
 STEM: Final = "stem.proj.weight"
-OVER_POSITIONS: Final = {"mlp": "fc1.weight"}
+OVER_POSITIONS: Final = {
+    "mlp": "fc1.weight",
+    "resmlp": "mix.weight",
+    "gmlp": "gate.weight",
+    "ccs": "mix.weight",
+}
 """By `model.mixer`, the parameter of a block's token branch that is [n,S]: a weight for every position. The others have none."""
 GAP_COLOUR: Final = 186
 ASPECT: Final = 1.15  # width over height, a little more than square

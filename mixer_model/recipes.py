@@ -121,7 +121,7 @@ def _fine_tuning(name: str, what: str, classes: int, steps: int, result: str = "
         what=what,
         source=f"{PAPER}, section 3 and appendix C; vision_transformer vit_jax/configs/common.py",
         unsaid=(
-            "the network: B/16 here; give the preset of the weights it begins with",
+            "the weights it begins with: give model.init, and the preset they have (B/16 here)",
             "224 pixels, as for Table 3; Table 2 has 448 and resize-crop",
             "the rate: 0.03 is the code's default, the paper picks from a grid (ViT's, with 0.06 and without 0.001 for CIFAR)",
             "crop and flip are the code's; in the paper (A.2) neither that crop nor mixup gave a consistent gain",

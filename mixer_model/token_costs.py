@@ -26,6 +26,8 @@ class TokenCost:
     """Multiply-adds of one image forward."""
     values: int
     """Numbers kept of one image for the backward pass, the branch's input among them."""
+    recomputed: int = 0
+    """How many of them what comes out of GELUs is, where that is computed again (recompute "gelu")."""
 
 
 def token_cost(shape: MixerConfig, block: int = 0) -> TokenCost:
@@ -39,6 +41,7 @@ def _mlp(shape: MixerConfig) -> TokenCost:
         params=2 * tokens * hidden + hidden + tokens,
         macs=2 * tokens * width * hidden,
         values=tokens * width + 2 * width * hidden,
+        recomputed=width * hidden,
     )
 
 
@@ -59,7 +62,12 @@ def _gmlp(shape: MixerConfig) -> TokenCost:
 
 def _s2(shape: MixerConfig) -> TokenCost:
     tokens, width = shape.tokens, shape.dim
-    return TokenCost(2 * width * (width + 1), macs=2 * tokens * width**2, values=3 * tokens * width)
+    return TokenCost(
+        params=2 * width * (width + 1),
+        macs=2 * tokens * width**2,
+        values=3 * tokens * width,
+        recomputed=tokens * width,
+    )
 
 
 def _ccs(shape: MixerConfig) -> TokenCost:
@@ -82,6 +90,7 @@ def _cycle(shape: MixerConfig) -> TokenCost:
         params=3 * width**2 + 2 * width + fuse.params,
         macs=3 * tokens * width**2 + fuse.macs,
         values=3 * tokens * width + fuse.values,
+        recomputed=fuse.recomputed,
     )
 
 
@@ -93,6 +102,7 @@ def _hire(shape: MixerConfig, *, moved: bool = False) -> TokenCost:
         params=2 * region + width * (width + 1) + fuse.params,
         macs=4 * tokens * width * hidden + tokens * width**2 + fuse.macs,
         values=inputs * tokens * width + 4 * tokens // HIRE_FOLD * hidden + fuse.values,
+        recomputed=fuse.recomputed,
     )
 
 
@@ -115,6 +125,7 @@ def _fuse(shape: MixerConfig) -> TokenCost:
         params=reweight + narrow + 3 * width + width * (width + 1),
         macs=reweight + tokens * width**2,
         values=4 * tokens * width + 4 * width + 2 * narrow,
+        recomputed=narrow,
     )
 
 

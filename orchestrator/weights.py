@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, get_args
 
@@ -15,7 +16,7 @@ from mixer_model.losses import LOSSES
 from mixer_model.mixer import Mixer, to_input
 from orchestrator import checkpoints
 from orchestrator.errors import UserError
-from orchestrator.frozen import Frozen, bind
+from orchestrator.frozen import Frozen
 from orchestrator.launch import data_facts
 from orchestrator.run_log import live_checkpoints
 from orchestrator.run_store import Run, effective
@@ -78,7 +79,7 @@ def evaluated_as(frozen: Frozen, crop: str | None, data: str | None) -> Frozen:
     section = frozen.spec.data.model_copy(update={key: value for key, value in changed.items() if value})
     spec = frozen.spec.model_copy(update={"data": section})
     val = data_facts(spec)[1] if data else frozen.val
-    return bind(spec, frozen.train, val, code=frozen.code, geometry=frozen.geometry)
+    return replace(frozen, spec=spec, val=val)
 
 
 def here() -> Place:

@@ -76,27 +76,27 @@ convolutions, one multiply-add being two), and MB of activations kept of one ima
 """
 
 SPEED = """
-## How fast each one trains
+## How fast each one trains, {how}
 
 Images per second of CPU time on one core ({cpu}), and the ratio to `mlp`, side by side in one run: forward, backward and AdamW of
-{preset} with {depth} blocks, {batch} images, {precision}, {how}. `{command}`
+{preset} with {depth} blocks, {batch} images, {precision}.{note} `{command}`
 
 """
 
 ACCURACY = """
 ## What each one learns
 
-scikit-learn's digits by `mixer train runs/digits.yaml --set model.mixer=NAME`: two workers, ZeRO 2, {step} steps, one seed, the same
-numbers for all and none of them tuned. Top-1 of {samples} validation images. This says that each one trains, not which is best: one
-image is {image:.1f} %. `{command}`
+scikit-learn's digits by `mixer train runs/digits.yaml --set model.mixer=NAME{sets}`: two workers, ZeRO 2, {step} steps,
+one seed, the same numbers for all and none of them tuned. Top-1 of {samples} validation images. This says that each one trains, not
+which is best: one image is {image:.1f} %. `{command}`
 
 """
 
 
 def page() -> str:
     """The text of the page."""
-    accuracy, speed = _kept("token-mixers-digits"), _kept("token-mixers-speed")
-    return HEAD + _equations() + NOTES + _costs() + _speed(speed) + _accuracy(accuracy)
+    speeds = "".join(_speed(_kept(name)) for name in ("token-mixers-speed", "token-mixers-speed-eager"))
+    return HEAD + _equations() + NOTES + _costs() + speeds + _accuracy(_kept("token-mixers-digits"))
 
 
 def _kept(name: str) -> dict[str, Any]:
@@ -134,7 +134,10 @@ def _speed(kept: dict[str, Any]) -> str:
         for mixer, row in ((name, kept["speed"][name]) for name in TOKEN_MIXERS)
     ]
     how = "eager" if kept["setup"]["eager"] else "compiled"
-    head = SPEED.format(**kept["setup"], cpu=kept["machine"]["cpu"], how=how, command=kept["command"])
+    note = " Training compiles blocks, which this does not." if kept["setup"]["eager"] else ""
+    head = SPEED.format(
+        **kept["setup"], cpu=kept["machine"]["cpu"], how=how, note=note, command=kept["command"]
+    )
     return head + _table(["`mixer`", "images/s", "ratio"], rows)
 
 
@@ -148,6 +151,7 @@ def _accuracy(kept: dict[str, Any]) -> str:
     ]
     some = next(iter(kept["accuracy"].values()))
     facts = {"step": some["step"], "samples": some["samples"], "image": 100 / some["samples"]}
+    facts["sets"] = "".join(f" --set {setting}" for setting in some["sets"])
     return ACCURACY.format(**facts, command=kept["command"]) + _table(["`mixer`", "top-1"], rows)
 
 

@@ -20,12 +20,22 @@ class SpatialShift(Branch):
 
     def __init__(self, config: MixerConfig) -> None:
         super().__init__()
-        self.side = config.grid
-        self.mlp = Mlp(config.dim, config.dim, config.activation)
+        self.mlp = _ShiftMlp(config)
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = self.mlp.act(self.mlp.fc1(x))
-        out: Tensor = self.mlp.fc2(shifted(to_grid(hidden, self.side)).flatten(1, 2))
+        out: Tensor = self.mlp(x)
+        return out
+
+
+class _ShiftMlp(Mlp):
+    """An MLP over channels whose hidden layer is shifted."""
+
+    def __init__(self, config: MixerConfig) -> None:
+        super().__init__(config.dim, config.dim, config.activation)
+        self.side = config.grid
+
+    def _second(self, hidden: Tensor) -> Tensor:
+        out: Tensor = self.fc2(shifted(to_grid(self.act(hidden), self.side)).flatten(1, 2))
         return out
 
 

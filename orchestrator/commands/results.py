@@ -163,7 +163,9 @@ def eval_command(
     pool: Annotated[
         int | None,
         typer.Option(
-            "--pool", help="of --few-shot: samples of that set that may be read; else 65 for each class"
+            "--pool",
+            min=1,
+            help="of --few-shot: samples of that set that may be read; else 65 for each class",
         ),
     ] = None,
     as_json: Json = False,

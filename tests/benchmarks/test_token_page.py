@@ -18,4 +18,4 @@ def test_every_mixer_is_on_it() -> None:
     assert tuple(EQUATIONS) == TOKEN_MIXERS
     text = page()
     for mixer in TOKEN_MIXERS:
-        assert text.count(f"| `{mixer}` |") == 4, mixer  # equation, cost, speed, accuracy
+        assert text.count(f"| `{mixer}` |") >= 2, mixer  # equation and cost, and what was measured

@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mixer_model.config import TOKEN_MIXERS, MixerConfig
 from mixer_model.cost import cost
+from mixer_model.layers import recompute_gelu
 from mixer_model.mixer import Block, Mixer
 from mixer_model.token_costs import token_cost
 from tests.mixer_model.mixers import shape_of
@@ -60,17 +61,21 @@ def test_operations_are_those_torch_counts(mixer: str, numbers: dict[str, int]) 
     assert forward.get_total_flops() + backward.get_total_flops() == found.flops_train + too_much
 
 
+@pytest.mark.parametrize("recompute", ["none", "gelu"])
 @pytest.mark.parametrize("mixer", TOKEN_MIXERS)
-def test_activation_memory_is_what_the_blocks_save(mixer: str) -> None:
+def test_activation_memory_is_what_the_blocks_save(mixer: str, recompute: str) -> None:
     """Per image: the second image's share, so that what is made of weights once is not in it. Nor are a norm's two numbers a row."""
     shape = shape_of(mixer)
-    second = sum(saved(shape, number, 2) - saved(shape, number, 1) for number in range(shape.depth))
-    assert second == cost(shape, bytes_per_value=4).activation_bytes
+    blocks = range(shape.depth)
+    second = sum(saved(shape, block, 2, recompute) - saved(shape, block, 1, recompute) for block in blocks)
+    assert second == cost(shape, bytes_per_value=4, recompute=recompute).activation_bytes
 
 
-def saved(shape: MixerConfig, number: int, batch: int) -> int:
+def saved(shape: MixerConfig, number: int, batch: int, recompute: str) -> int:
     """Bytes that block `number` keeps for the backward pass of `batch` images."""
     block, kept = Block(shape, number), {}
+    if recompute == "gelu":
+        recompute_gelu(block)
     weights = {parameter.untyped_storage().data_ptr() for parameter in block.parameters()}
 
     def note(tensor: torch.Tensor) -> torch.Tensor:

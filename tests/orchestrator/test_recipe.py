@@ -148,6 +148,7 @@ def test_a_run_keeps_its_recipe(digits: str, tmp_path: Path) -> None:
     )
     made = resolve(str(path), store=str(tmp_path), name="s")
     freeze(made, lambda _: None, submitted=True)
+    assert resolve(str(path), store=str(tmp_path), name="s").new is False
     assert (
         resolve("s", store=str(tmp_path), overrides=["workers.max=2"]).frozen.spec.train
         == made.frozen.spec.train
