@@ -42,8 +42,16 @@ def _cpu() -> str:
 
 
 def versions(*others: str) -> dict[str, str]:
-    """The libraries that matter, as they are installed."""
-    return {name: importlib.metadata.version(name) for name in (*LIBRARIES, *others)}
+    """The libraries that matter, as they are installed; one that is not has no entry."""
+    found = {name: _version(name) for name in (*LIBRARIES, *others)}
+    return {name: version for name, version in found.items() if version}
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 def timed(act: Callable[[], Any]) -> float:
@@ -89,18 +97,22 @@ def say(bars: Sequence[Mapping[str, Any]]) -> None:
         print(f"{item['name']}: {item['value']:.2f}, {item['wanted']} {item['limit']}: {word}")
 
 
-def write(name: str, command: str, **facts: Any) -> Path:
-    """Keep the figures as `benchmarks/results/<name>.json`, print the bars, and say where they are."""
-    say(facts.get("bars", []))
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
-    tree = {
+def tree(command: str, **facts: Any) -> dict[str, Any]:
+    """The figures with what they were measured on, and when."""
+    return {
         "command": command,
         "measured": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "machine": machine(),
         "versions": versions(),
         **facts,
     }
-    path.write_text(json.dumps(tree, indent=1) + "\n")
+
+
+def write(name: str, command: str, **facts: Any) -> Path:
+    """Keep the figures as `benchmarks/results/<name>.json`, print the bars, and say where they are."""
+    say(facts.get("bars", []))
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps(tree(command, **facts), indent=1) + "\n")
     print(f"written: benchmarks/results/{path.name}")
     return path

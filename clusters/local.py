@@ -124,8 +124,10 @@ def down(name: str = "local", grace_s: float = 10.0) -> bool:
     cluster = state(name)
     if cluster is None:
         return False
-    # Heads of sessions first: each `ray start --block` takes its own children with it.
-    end([node.process for node in reversed(cluster.nodes)], grace_s)
+    # Each `ray start --block` takes its own children with it. Nodes first: a raylet whose head has gone does not
+    # hear SIGTERM while it looks for it.
+    end([node.process for node in cluster.nodes if node.index], grace_s)
+    end([node.process for node in cluster.nodes], grace_s)
     end(cluster.processes(), grace_s)
     kill(cluster.processes())  # what was started while we were looking
     shutil.rmtree(cluster.temp, ignore_errors=True)

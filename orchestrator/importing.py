@@ -11,9 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,8 +21,9 @@ from mixer_model.interop import WeightsError, read
 from mixer_model.interop.ours import CONFIG, WEIGHTS, config_text, packed, sidecar
 from mixer_model.interop.reading import Found
 from orchestrator.errors import UserError
+from orchestrator.fetched import at_hand
 from orchestrator.launch import default_store
-from orchestrator.urls import absolute
+from orchestrator.urls import absolute, is_file
 
 NAME: Final = re.compile(r"[a-z0-9]([a-z0-9._-]{0,80}[a-z0-9])?")
 
@@ -40,17 +38,10 @@ def import_weights(
 ) -> dict[str, Any]:
     """What the weights in `source` are, and where they now lie: in the store under `name`, or at `out`. UserError where they are none."""
     wanted = _checked_name(name or _name_of(source))
-    with _at_hand(source) as path:
-        try:
-            found = read(path, activation=activation)
-            data = packed({key: value.float() for key, value in found.state.items()}, found.config)
-        except (WeightsError, FileNotFoundError) as error:
-            raise UserError(str(error).replace(str(path), source)) from error
-        facts = _facts(source, found, data)
-        beside = {
-            "sha256": facts["sha256"],
-            "from": {**_origin(path, source), "layout": found.layout, "notes": facts["notes"]},
-        }
+    found, origin = _read(source, activation)
+    data = packed({key: value.float() for key, value in found.state.items()}, found.config)
+    facts = _facts(source, found, data)
+    beside = {"sha256": facts["sha256"], "from": {**origin, "layout": found.layout, "notes": facts["notes"]}}
     text = config_text(found.config, beside).encode()
     url = (
         _to_file(out, text, data)
@@ -58,6 +49,16 @@ def import_weights(
         else _to_store(f"{absolute(default_store(store))}/weights/{wanted}", text, data, facts)
     )
     return {**facts, "url": url, "spec": _spec_line(url, facts)}
+
+
+def _read(source: str, activation: str | None) -> tuple[Found, dict[str, str]]:
+    """What is there, and the name and SHA-256 of the file it was in."""
+    url = source if "://" not in source or is_file(source) else f"{source.rstrip('/')}/{WEIGHTS}"
+    with at_hand(url) as path:
+        try:
+            return read(path, activation=activation), _origin(path, source)
+        except (WeightsError, FileNotFoundError) as error:
+            raise UserError(str(error).replace(str(path), source)) from error
 
 
 def _to_file(out: Path, text: bytes, data: bytes) -> str:
@@ -151,24 +152,3 @@ def _checked_name(name: str) -> str:
     if not NAME.fullmatch(name):
         raise UserError(f"--name got {name!r}; take lower case letters, digits, `-`, `_` and `.`")
     return name
-
-
-@contextmanager
-def _at_hand(source: str) -> Iterator[Path]:
-    """The file on this machine, with the JSON beside it; of a url for as long as the block runs."""
-    if "://" not in source:
-        yield Path(source).expanduser()
-        return
-    url = source if Path(source).suffix else f"{source.rstrip('/')}/{WEIGHTS}"
-    base, _, key = url.rpartition("/")
-    store = open_store(base)
-    with tempfile.TemporaryDirectory(prefix="mixer-import-") as folder:
-        path = Path(folder) / key
-        try:
-            path.write_bytes(store.get(key))
-        except NotFound as error:
-            raise UserError(f"nothing at {url}; give a file, or the url of one") from error
-        for other in dict.fromkeys((sidecar(path).name, CONFIG)):
-            if store.head(other) is not None:
-                path.with_name(other).write_bytes(store.get(other))
-        yield path

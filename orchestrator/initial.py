@@ -11,33 +11,30 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import google_crc32c
 import numpy as np
 import torch
 from torch import Tensor
 
-from data_pipeline.storage import NotFound, Store, StoreError, open_store
+from data_pipeline.storage import Store, StoreError
 from mixer_model import interop, resize
 from mixer_model.config import ConfigError, MixerConfig
 from mixer_model.config import config as mixer_config
 from orchestrator import checkpoints, tensor_file
 from orchestrator.checkpoints import Float32, Manifest, Slice
 from orchestrator.errors import MixerError, UserError
+from orchestrator.fetched import at_hand
 from orchestrator.frozen import InitFacts
 from orchestrator.run_log import live_checkpoints
-from orchestrator.run_store import Run
+from orchestrator.run_store import Run, list_runs
 from orchestrator.spec import Model, Spec
 from orchestrator.urls import IMPORTED, is_file
 
 FILE = IMPORTED  # so that a run's copy can itself be a model.init
 SLICE_ELEMENTS = 1 << 20  # 4 MB: what a checksum covers
-CHUNK_BYTES = 64 << 20
 
 
 @dataclass
@@ -47,6 +44,7 @@ class Found:
     shape: MixerConfig
     state: dict[str, Tensor]
     step: int | None = None
+    notes: tuple[str, ...] = ()  # what was assumed of a file, or is known to go wrong with such ones
 
 
 class Initial:
@@ -54,6 +52,7 @@ class Initial:
 
     def __init__(self, source: str, found: Found, model: Model) -> None:
         target = mixer_config(model.preset, **model.overrides())
+        self.notes = found.notes
         wanted = resize.plan(found.shape, target, model.head)
         state = resize.fit(found.state, found.shape, target, head=model.head, head_bias=model.first_bias)
         self._arrays = {name: _float32(name, value) for name, value in sorted(state.items())}
@@ -115,7 +114,7 @@ def prepare(spec: Spec) -> Initial | None:
         return None
     try:
         return Initial(source, _of_file(source) if is_file(source) else _of_run(source), spec.model)
-    except (ConfigError, interop.WeightsError, FileNotFoundError, StoreError, MixerError) as error:
+    except (ConfigError, StoreError, MixerError) as error:
         raise UserError(f"model.init {source}: {error}") from error
 
 
@@ -124,7 +123,8 @@ def _of_run(url: str) -> Found:
     run = Run(url)
     if not run.exists():
         raise UserError(
-            "no run is there; give the name of a run in the same store, <store>/runs/<name>, or a file (.safetensors, .npz, .pth)"
+            f"no run is there; the store has {', '.join(list_runs(url.rsplit('/runs/', 1)[0])[-8:]) or 'none'}. Give the name of one, "
+            "<store>/runs/<name>, or a file (.safetensors, .npz, .pth)"
         )
     saved = live_checkpoints(run.log().entries)
     if not saved:
@@ -137,31 +137,16 @@ def _of_run(url: str) -> Found:
 
 
 def _of_file(url: str) -> Found:
-    with _at_hand(url) as path:
-        return Found(*interop.load(path))
-
-
-@contextmanager
-def _at_hand(url: str) -> Iterator[Path]:
-    """The file on this machine; of a url for as long as the block runs."""
-    if "://" not in url:
-        yield Path(url)
-        return
-    base, _, key = url.rpartition("/")
-    store = open_store(base)
-    info = store.head(key)
-    if info is None:
-        raise NotFound(f"nothing at {url}")
-    with tempfile.TemporaryDirectory(prefix="mixer-init-") as folder:
-        path = Path(folder) / key
-        with path.open("wb") as file:
-            for start in range(0, info.size, CHUNK_BYTES):
-                file.write(store.get_range(key, start, min(CHUNK_BYTES, info.size - start)))
-        yield path
+    with at_hand(url) as path:
+        try:
+            read = interop.read(path)
+        except (interop.WeightsError, FileNotFoundError) as error:
+            raise UserError(str(error).replace(str(path), "it")) from error
+    return Found(read.config, read.state, notes=read.notes)
 
 
 def _float32(name: str, value: Tensor) -> Float32:
-    values: Float32 = value.contiguous().numpy().astype("<f4", copy=False)
+    values: Float32 = value.float().contiguous().numpy().astype("<f4", copy=False)
     if not np.isfinite(values).all():
         raise UserError(f"{name} holds values that are not finite; take weights of an earlier step")
     return values

@@ -223,6 +223,8 @@ def freeze(resolved: Resolved, say: Say, *, submitted: bool, writer: str | None 
     honours = probe(resolved.run.store, say)
     if resolved.new:
         if resolved.initial:
+            for note in resolved.initial.notes:
+                say(f"note on {resolved.initial.facts.source}: {note}")
             resolved.initial.write(resolved.run.store)
         create(
             resolved.run, resolved.frozen, writer or new_writer(), conditional=honours, submitted=submitted

@@ -72,6 +72,9 @@ RULES = """\
 - With `model.mixer: s2`, 4 divides `dim`; with `ccs`, 8 does; with `hire`, the image has an even number of patches along a side.
 - `model.label_smoothing` above 0 goes with `model.loss: softmax`.
 - `recipe` is read when a run is made; a run that is there takes no other.
+- With `model.init`, `patch`, `dim`, `depth`, `channel_dim`, `activation` and `mixer` are those of the weights. `image_size` is theirs or
+  K times it, K a whole number, and `token_dim` then K² times theirs. `head` goes with `init`, and `head: keep` with as many classes.
+- `train.optimizer` takes `betas` and `eps` for `adamw`, `momentum` for `sgd`.
 - `data.scale` and `data.ratio` are two numbers, 0 < low <= high; `data.scale` ends at 1 at most.
 
 """

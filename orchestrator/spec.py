@@ -66,7 +66,6 @@ class Model(Section):
     head_bias: float | None = Field(
         None, description="first bias of the head; null: -ln(classes) for sigmoid, else 0"
     )
-
     init: str | None = Field(
         None,
         description="first weights: a run (its name in the same store, or `<store>/runs/<name>`), or a file of weights, as a path or "

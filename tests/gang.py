@@ -17,6 +17,7 @@ from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import DamagedCheckpoint, Diverged, PeerLost, needs_the_user
+from orchestrator.leading import supervisor, tending
 from orchestrator.leading.policy import Outcome
 from orchestrator.run_store import Run
 from orchestrator.spec import Workers
@@ -24,6 +25,8 @@ from orchestrator.spec import Workers
 if TYPE_CHECKING:
     from clusters.notices import Notice
 
+# Once a second is often enough for machines, not for a test that waits.
+tending.LOOK_EVERY_S = supervisor.WAIT_EVERY_S = 0.2
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["tests.gang_preload"])
 

@@ -24,7 +24,7 @@ from orchestrator.run_store import Run
 from orchestrator.training import worker
 from tests.runs import wait_for
 
-_MOMENTS, _SLOW, _STEP = "MIXER_TEST_KILLS", "MIXER_TEST_SLOW", "MIXER_TEST_KILL_AT"
+_MOMENTS, _SLOW, _STEP, _HOLD = "MIXER_TEST_KILLS", "MIXER_TEST_SLOW", "MIXER_TEST_KILL_AT", "MIXER_TEST_HOLD"
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,14 @@ def at_step(step: int, rank: int = 1) -> dict[str, str]:
     return {_STEP: json.dumps([step, rank])}
 
 
+def hold(*steps: int, until: str = "") -> dict[str, str]:
+    """The environment of workers whose n-th attempt does `steps[n-1]` steps and waits then, until it is told something or stopped.
+
+    With `until` it waits for that kind of entry in the run's log. So whatever is to meet a run in its middle does, however late it comes.
+    """
+    return {_HOLD: json.dumps([steps, until])}
+
+
 def main(config: dict[str, Any]) -> str:
     """The main of a rank: the product's, and what the environment asks for."""
     die_with_driver()
@@ -66,6 +74,10 @@ def main(config: dict[str, Any]) -> str:
             _die_before(step, Run(config["run"]))
     if pause := float(os.environ.get(_SLOW, 0)):
         _slow_steps(pause)
+    if held := os.environ.get(_HOLD):
+        steps, until = json.loads(held)
+        if (number := _attempts(config)) <= len(steps):
+            _hold(steps[number - 1], until, Run(config["run"]))
     moment = _moment(config)
     if moment is not None and moment.rank == int(os.environ["RANK"]):
         _arm(moment, config["attempt"])
@@ -111,6 +123,23 @@ def _die_before(step: int, run: Run) -> None:
         return one_step(task)
 
     vars(loop)["one_step"] = until
+
+
+def _hold(steps: int, until: str, run: Run) -> None:
+    from orchestrator.training import loop
+
+    one_step, began = loop.one_step, list[int]()
+
+    def waiting(task: loop.Task) -> tuple[bool, bool]:
+        began[:] = began or [task.step]
+        contact = task.contact
+        if (
+            contact is not None and task.step - began[0] >= steps
+        ):  # rank 0; in the step the others wait for it
+            wait_for(lambda: run.log().last(until) if until else contact._orders, timeout=150)
+        return one_step(task)
+
+    vars(loop)["one_step"] = waiting
 
 
 def die_with_driver() -> None:

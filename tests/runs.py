@@ -76,7 +76,7 @@ def make_small(folder: Path, digits: str, store: str | None = None, **replace: s
     return Small(folder, store or str(folder / "store"))
 
 
-def wait_for(what: Callable[[], Any], timeout: float = 60.0, every: float = 0.02) -> Any:
+def wait_for(what: Callable[[], Any], timeout: float = 120.0, every: float = 0.02) -> Any:
     """The first true value of `what()`; TimeoutError when there is none in time."""
     deadline = time.monotonic() + timeout
     while not (found := what()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ STONES = ("mixer_model", "data_pipeline", "clusters")
 PACKAGES = (*STONES, "orchestrator")
 
 
+@functools.cache
 def imports_of(path: Path) -> set[str]:
     """Absolute dotted names imported anywhere in a file."""
     found: set[str] = set()

@@ -1,1 +1,1 @@
-"""How fast a Mixer trains: against timm's in one run, through the engine, and from the compile cache. See each file."""
+"""The network measured: how fast it trains against timm's, through the engine, from the compile cache; that it is JAX's. See each file."""

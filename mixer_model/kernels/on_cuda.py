@@ -51,6 +51,36 @@ def norm_transpose_backward(
     return dx, dweight.clone(), dbias.clone()
 
 
+def add_norm(
+    x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """As `reference.add_norm`."""
+    x, y = x.contiguous(), y.contiguous()
+    batch, tokens, channels = x.shape
+    total, normed = torch.empty_like(x), torch.empty_like(x)
+    mean = x.new_empty(batch, tokens, dtype=torch.float32)
+    rstd = torch.empty_like(mean)
+    grid = (triton.cdiv(tokens, TOKENS), batch)
+    _add_norm[grid](x, y, weight, bias, total, normed, mean, rstd, eps, tokens, channels, TOKENS, CHANNELS)
+    return total, normed, mean, rstd
+
+
+def add_norm_backward(
+    grad: Tensor, kept: Tensor, total: Tensor, weight: Tensor, mean: Tensor, rstd: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """As `reference.add_norm_backward`; all must be contiguous."""
+    batch, tokens, channels = total.shape
+    tiles = triton.cdiv(tokens, TOKENS)
+    dx = torch.empty_like(total)
+    dy = total.new_empty(batch, channels, tokens)
+    sums = total.new_empty(2, batch * tiles, channels, dtype=torch.float32)
+    _add_norm_backward[(tiles, batch)](
+        grad, kept, total, weight, mean, rstd, dx, dy, sums[0], sums[1], tokens, channels, TOKENS, CHANNELS
+    )
+    dweight, dbias = sums.sum(1).to(weight.dtype)
+    return dx, dy, dweight.clone(), dbias.clone()
+
+
 def bias_gelu(h: Tensor, bias: Tensor) -> Tensor:
     """As `reference.bias_gelu`."""
     h = h.contiguous()
@@ -183,6 +213,122 @@ def _norm_backward(
             given * scale[None, :] - inner_mean[:, None] - unit * along_mean[:, None]
         )
         tl.store(dx + place, result.to(dx.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _add_norm(
+    x,
+    y,
+    weight,
+    bias,
+    total,
+    normed,
+    mean,
+    rstd,
+    eps,
+    tokens: tl.constexpr,
+    channels: tl.constexpr,
+    TOKENS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
+    """One program: TOKENS tokens of one sample, all channels. The sum is made twice: the second time it is not read back."""
+    sample = tl.program_id(1).to(tl.int64)
+    token = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)
+    here = token < tokens
+    start = sample * tokens * channels
+    sums = tl.zeros([TOKENS], tl.float32)
+    squares = tl.zeros([TOKENS], tl.float32)
+    for first in range(0, channels, CHANNELS):
+        channel = first + tl.arange(0, CHANNELS)
+        exists = channel < channels
+        inside = here[:, None] & exists[None, :]
+        place = start + token[:, None] * channels + channel[None, :]
+        turned = start + channel[:, None] * tokens + token[None, :]
+        tile = tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
+        added = tl.trans(tl.load(y + turned, mask=exists[:, None] & here[None, :], other=0.0)).to(tl.float32)
+        rounded = (tile + added).to(total.dtype.element_ty)
+        tl.store(total + place, rounded, mask=inside)
+        wide = rounded.to(tl.float32)
+        sums += tl.sum(wide, 1)
+        squares += tl.sum(wide * wide, 1)
+    middle = sums / channels
+    inverse = 1.0 / tl.sqrt(tl.maximum(squares / channels - middle * middle, 0.0) + eps)
+    tl.store(mean + sample * tokens + token, middle, mask=here)
+    tl.store(rstd + sample * tokens + token, inverse, mask=here)
+    for first in range(0, channels, CHANNELS):
+        channel = first + tl.arange(0, CHANNELS)
+        exists = channel < channels
+        inside = here[:, None] & exists[None, :]
+        place = start + token[:, None] * channels + channel[None, :]
+        turned = start + channel[:, None] * tokens + token[None, :]
+        tile = tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
+        added = tl.trans(tl.load(y + turned, mask=exists[:, None] & here[None, :], other=0.0)).to(tl.float32)
+        wide = (tile + added).to(total.dtype.element_ty).to(tl.float32)
+        scale = tl.load(weight + channel, mask=exists, other=0.0).to(tl.float32)
+        shift = tl.load(bias + channel, mask=exists, other=0.0).to(tl.float32)
+        result = (wide - middle[:, None]) * inverse[:, None] * scale[None, :] + shift[None, :]
+        tl.store(normed + place, result.to(normed.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _add_norm_backward(
+    grad,
+    kept,
+    total,
+    weight,
+    mean,
+    rstd,
+    dx,
+    dy,
+    dweight,
+    dbias,
+    tokens: tl.constexpr,
+    channels: tl.constexpr,
+    TOKENS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
+    """One program: TOKENS tokens of one sample, all channels; the same gradient leaves both as it is and turned."""
+    sample = tl.program_id(1).to(tl.int64)
+    row = sample * tl.num_programs(0) + tl.program_id(0)
+    token = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)
+    here = token < tokens
+    start = sample * tokens * channels
+    middle = tl.load(mean + sample * tokens + token, mask=here, other=0.0)
+    inverse = tl.load(rstd + sample * tokens + token, mask=here, other=0.0)
+    inner_sum = tl.zeros([TOKENS], tl.float32)
+    along_sum = tl.zeros([TOKENS], tl.float32)
+    for first in range(0, channels, CHANNELS):
+        channel = first + tl.arange(0, CHANNELS)
+        exists = channel < channels
+        inside = here[:, None] & exists[None, :]
+        place = start + token[:, None] * channels + channel[None, :]
+        tile = tl.load(total + place, mask=inside, other=0.0).to(tl.float32)
+        given = tl.load(grad + place, mask=inside, other=0.0).to(tl.float32)
+        scale = tl.load(weight + channel, mask=exists, other=0.0).to(tl.float32)
+        unit = (tile - middle[:, None]) * inverse[:, None]
+        inner = given * scale[None, :]
+        inner_sum += tl.sum(inner, 1)
+        along_sum += tl.sum(inner * unit, 1)
+        tl.store(dweight + row * channels + channel, tl.sum(given * unit, 0), mask=exists)
+        tl.store(dbias + row * channels + channel, tl.sum(given, 0), mask=exists)
+    inner_mean = inner_sum / channels
+    along_mean = along_sum / channels
+    for first in range(0, channels, CHANNELS):
+        channel = first + tl.arange(0, CHANNELS)
+        exists = channel < channels
+        inside = here[:, None] & exists[None, :]
+        place = start + token[:, None] * channels + channel[None, :]
+        turned = start + channel[:, None] * tokens + token[None, :]
+        tile = tl.load(total + place, mask=inside, other=0.0).to(tl.float32)
+        given = tl.load(grad + place, mask=inside, other=0.0).to(tl.float32)
+        through = tl.load(kept + place, mask=inside, other=0.0).to(tl.float32)
+        scale = tl.load(weight + channel, mask=exists, other=0.0).to(tl.float32)
+        unit = (tile - middle[:, None]) * inverse[:, None]
+        inner = given * scale[None, :]
+        result = through + inverse[:, None] * (inner - inner_mean[:, None] - unit * along_mean[:, None])
+        rounded = result.to(dx.dtype.element_ty)
+        tl.store(dx + place, rounded, mask=inside)
+        tl.store(dy + turned, tl.trans(rounded), mask=exists[:, None] & here[None, :])
 
 
 @triton.jit

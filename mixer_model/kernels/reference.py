@@ -39,6 +39,28 @@ def norm_transpose_backward(
     return dx.contiguous().to(x.dtype), dweight.to(weight.dtype), dbias.to(weight.dtype)
 
 
+def add_norm(
+    x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """x [B,S,C] plus the transpose of y [B,C,S], and LayerNorm over C of that sum, both [B,S,C]; and as above."""
+    total = (_wide(x) + _wide(y).transpose(1, 2)).to(x.dtype)
+    wide = _wide(total)
+    mean = wide.mean(-1)
+    rstd = (wide.var(-1, unbiased=False) + eps).rsqrt()
+    normed = (wide - mean[..., None]) * rstd[..., None] * weight + bias
+    return total, normed.to(x.dtype), mean, rstd
+
+
+def add_norm_backward(
+    grad: Tensor, kept: Tensor, total: Tensor, weight: Tensor, mean: Tensor, rstd: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """From grad of the norm and `kept`, that of the sum, both [B,S,C]: the gradients of x, y, weight and bias."""
+    turned = grad.transpose(1, 2)
+    through, dweight, dbias = norm_transpose_backward(turned, _wide(total), weight, mean, rstd)
+    dx = (through + _wide(kept)).to(total.dtype)
+    return dx, dx.transpose(1, 2).contiguous(), dweight, dbias
+
+
 def bias_gelu(h: Tensor, bias: Tensor) -> Tensor:
     """GELU, tanh form, of h [N,D] + bias [D]."""
     wide = _wide(h) + bias

@@ -231,11 +231,13 @@ def _verify_run(url: str) -> list[str]:
     from orchestrator.run_log import live_checkpoints
 
     run = find_run(url)
-    problems: list[str] = []
-    for entry in live_checkpoints(run.log().entries):
+    init, problems = run.frozen().init, list[str]()
+    places = [(init.path, init.manifest)] if init else []
+    places += [(entry.facts["path"], entry.facts["sha256"]) for entry in live_checkpoints(run.log().entries)]
+    for path, sha256 in places:
         try:
-            manifest = checkpoints.load_manifest(run.store, entry.facts["path"], entry.facts["sha256"])
-            problems += checkpoints.verify(run.store, entry.facts["path"], manifest)
+            manifest = checkpoints.load_manifest(run.store, path, sha256)
+            problems += checkpoints.verify(run.store, path, manifest)
         except (MixerError, StoreError) as error:
             problems.append(str(error))
     return problems

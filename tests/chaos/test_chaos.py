@@ -14,21 +14,19 @@ from tests.chaos.schedules import Told, run_schedule
 
 pytestmark = pytest.mark.timeout(420)
 
-SEED, FAULTS = 3, 10
-SHORT = (
-    "kill rank", "kill driver", "cut power", "join", "notice", "pause rank",
-    "store 503", "store lost", "store cut", "store freeze",
-)  # fmt: skip
+SEED = 3
+# Ranks that are killed and stopped on Ray: test_ray_restarts; killed and judged: below; cut replies: test_proxy, test_storage_s3.
+SHORT = ("kill driver", "cut power", "join", "notice", "store 503", "store lost", "store freeze")
 
 
 @pytest.mark.ray
 @pytest.mark.rgw
-def test_ten_faults_leave_the_run_as_it_was(rgw: Gateway, short_folder: Path) -> None:
+def test_seven_faults_leave_the_run_as_it_was(rgw: Gateway, short_folder: Path) -> None:
     said: list[str] = []
-    with on_rgw(rgw, short_folder, bucket="chaos", steps=300, seed=SEED) as scene:
-        planned = plan(SEED, FAULTS, SHORT)
+    with on_rgw(rgw, short_folder, bucket="chaos", steps=230, seed=SEED) as scene:
+        planned = plan(SEED, len(SHORT), SHORT)
         *_, told = run_schedule(scene, planned, seed=SEED, tell=lambda line, _: said.append(line))
-    _check(told, FAULTS - 2, 300, said)  # a fault of the store may meet no request
+    _check(told, len(SHORT) - 2, 230, said)  # a fault of the store may meet no request
 
 
 def test_drivers_and_ranks_that_die_without_ray(short_folder: Path) -> None:

@@ -60,8 +60,8 @@ def case(digits: str, tmp_path_factory: pytest.TempPathFactory) -> Case:
     small, began = make_small(folder, digits), time.time()
     steady: Any = {
         "fn": killing.main,
-        "env": {**killing.slow(0.05), **killing.at_step(14)},
-    }  # so that the stop finds it in the middle
+        "env": {**killing.at_step(14), **killing.hold(99, 12)},
+    }  # the kill and the stop find it in the middle
     assert small.lead("broken", "workers.min=2", "train.steps=60", during=_kill_then_stop, **steady)[0] == 3
     code, book = small.lead("broken", "workers.max=1", "train.steps=60")
     assert code == 0

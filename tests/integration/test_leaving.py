@@ -102,11 +102,11 @@ def _path(direct: Direct, step: int) -> str:
 
 @pytest.mark.parametrize("zero", [1, 2, 3])
 def test_a_long_step_is_left_between_micro_batches(small: Small, zero: int) -> None:
-    """4 micro-batches a worker and step, 3.6 s in all; the deadline is nearer than that."""
+    """4 micro-batches a worker and step, 2.4 s in all; the deadline is nearer than that."""
     given = (f"train.zero={zero}", "train.steps=8")
     whole = unbroken(small, *given)
     direct = Direct.begin(small, "dropped", *given, "checkpoint.every=100 steps")
-    said = direct.attempt(2, main, env=trouble(micro_s=0.9), during=told_while("computing", NEAR, step=2))
+    said = direct.attempt(2, main, env=trouble(micro_s=0.6), during=told_while("computing", NEAR, step=2))
     assert said == STOPPED
     dropped = [
         (event["rank"], event["step"], event["turn"])
@@ -156,7 +156,7 @@ def test_leaving_during_an_upload_saves_after_it(small: Small) -> None:
         wait_for(lambda: each.progress(n).get("step", 0) >= 16)
         each.order(n, leave="the test says so", deadline=time.time() + FAR)
 
-    env = trouble(upload_s=6.0, held=True, micro_s=0.1)
+    env = trouble(upload_s=3.0, held=True, micro_s=0.05)
     assert direct.attempt(2, main, env=env, during=during) == STOPPED
     due, last = direct.saved()
     assert due == 15

@@ -166,8 +166,8 @@ def test_a_stop_that_the_log_did_not_take_at_first_is_obeyed_later(
         return append(log, kind, **facts)
 
     monkeypatch.setattr(RunLog, "append", failing)
-    steady = {"fn": killing.main, "env": killing.slow(0.02)}  # so that the stop finds it in the middle
-    code, book = small.lead("run", "train.steps=400", during=_stop_soon, **steady)
+    steady = {"fn": killing.main, "env": killing.hold(5)}  # so that the stop finds it in the middle
+    code, book = small.lead("run", during=_stop_soon, **steady)
     assert code == 3
     assert [entry.facts["id"] for entry in book.entries if entry.kind == "request"] == failed
     assert book.state() == "stopped"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,7 +32,7 @@ from tests.runs import Small, make_small, wait_for
 pytestmark = pytest.mark.timeout(170)
 
 SPEC = ("workers.min=2", "checkpoint.keep=2", "train.steps=80")
-SLOW = killing.slow(0.06)
+HELD = killing.hold(12)  # past its first save
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory, digits: str) -> list[floa
 # -- two drivers ------------------------------------------------------------------------------------------------------------
 def test_a_paused_driver_that_was_taken_over_is_fenced(small: Small, expected: list[float]) -> None:
     """Its workers, which were not paused, leave by themselves: the one who takes over tells them."""
-    with driver(small, "run", *SPEC, env=SLOW) as first:
+    with driver(small, "run", *SPEC, env=HELD) as first:
         wait_for(first.committed)
         workers = wait_for(lambda: len(pids := first.workers()) == 2 and pids)
         check_refused(small, first)
@@ -68,7 +69,7 @@ def test_a_paused_machine_that_was_taken_over_is_fenced_on_ceph(
 ) -> None:
     """The driver and its workers are paused, as in a suspended machine; continued, they save once more, and that counts for nothing."""
     small.store = rgw_bucket()
-    with driver(small, "run", *SPEC, env=SLOW) as first:
+    with driver(small, "run", *SPEC, env=HELD) as first:
         wait_for(first.committed)
         workers = wait_for(lambda: len(pids := first.workers()) == 2 and pids)
         send(signal.SIGSTOP, first.process.pid, *workers)
@@ -139,7 +140,7 @@ def test_signals_save_the_step_and_leave(small: Small, expected: list[float]) ->
 
 def leave(small: Small, number: signal.Signals) -> int:
     """Lead the run for a few steps, then send the driver a signal; the step it saved, which is the last it did."""
-    with driver(small, "run", *SPEC, env=SLOW) as first:
+    with driver(small, "run", *SPEC, env=killing.hold(4, 4)) as first:
         wait_for(lambda: _steps_done(first) >= 3)
         send(number, first.process.pid)
         assert first.wait() == 3
@@ -161,15 +162,21 @@ def _steps_done(first: Driver) -> int:
     began = first.run.log().last("attempt started") if first.run.exists() else None
     if began is None or f"/{first.process.pid}/" not in began.writer:
         return 0
-    progress = first.run.read_json(f"progress/{began.n}.json") or {}
-    return int(progress.get("step", 0)) - int(began.facts["step"])
+    return int(_progress(first).get("step", 0)) - int(began.facts["step"])
+
+
+def _progress(first: Driver) -> dict[str, Any]:
+    """What the newest attempt told last."""
+    began = first.run.log().last("attempt started")
+    return (first.run.read_json(f"progress/{began.n}.json") or {}) if began else {}
 
 
 def leave_at_once(small: Small) -> None:
     """The second signal does not wait for anybody, and no worker stays behind."""
     with driver(small, "run", *SPEC, env=killing.slow(60.0)) as first:
         workers = wait_for(lambda: len(pids := first.workers()) == 2 and pids)
-        time.sleep(5.0)  # they are in their first step now: before it they would leave when told
+        wait_for(lambda: "world_size" in _progress(first))
+        time.sleep(1.0)  # they are in their first step now: before it they would leave when told
         send(signal.SIGINT, first.process.pid)
         wait_for(lambda: "saving, then leaving" in first.said)
         time.sleep(1.0)

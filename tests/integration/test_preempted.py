@@ -14,6 +14,7 @@ from orchestrator.run_log import Entry
 from orchestrator.run_store import Run
 from orchestrator.status import Book
 from orchestrator.watch import newest_progress
+from tests import killing
 from tests.gang import GangMachines
 from tests.runs import Small, wait_for
 
@@ -31,14 +32,19 @@ def slow_at_the_start(config: dict[str, Any]) -> Any:
 
 
 def slow_to_come(config: dict[str, Any]) -> Any:
-    """A worker that takes ten seconds to be there, and then takes its time, too."""
-    time.sleep(10)
+    """A worker that takes six seconds to be there, and then takes its time, too."""
+    time.sleep(6)
     return slow(config)
+
+
+def held(*steps: int, until: str = "") -> dict[str, Any]:
+    """Workers that wait after so many steps for what is to come: attempt by attempt."""
+    return {"fn": killing.main, "env": killing.hold(*steps, until=until)}
 
 
 def stuck_at_20(config: dict[str, Any]) -> Any:
     """The first attempt does not come past step 20 for ten minutes."""
-    return _worker(config, lambda task: 600.0 if config["attempt"] == 1 and task.step == 20 else 0.05)
+    return _worker(config, lambda task: 600.0 if config["attempt"] == 1 and task.step == 20 else 0.0)
 
 
 def sick(config: dict[str, Any]) -> Any:
@@ -113,7 +119,7 @@ def test_a_node_that_is_to_go_is_left_before_its_deadline_and_no_step_is_lost(sm
         reached(run, 14)
         machines.announced.append(notice(1))
 
-    code, book = small.lead("spot", "train.steps=100", room=2, fn=slow, during=during)
+    code, book = small.lead("spot", "train.steps=60", room=2, **held(15), during=during)
     assert code == 0
     assert worlds(book) == [2, 1]
     (first, last) = causes(book)
@@ -129,7 +135,7 @@ def test_a_node_that_is_to_go_is_left_before_its_deadline_and_no_step_is_lost(sm
     assert seconds["lost work"] < 0.01
     assert seconds["recovery"] > 0
     assert set(book.ledger.recoveries()[0]) >= {"place", "import", "engine", "load"}
-    code, whole = small.lead("whole", "train.steps=100", room=2)
+    code, whole = small.lead("whole", "train.steps=60", room=2)
     assert code == 0
     saved = restarted.facts["step"]
     assert losses(book)[:saved] == losses(whole)[:saved]
@@ -178,7 +184,13 @@ def test_two_nodes_go_one_after_the_other(small: Small) -> None:
         machines.announced.append(notice(1))
 
     code, book = small.lead(
-        "twice", "train.steps=160", "workers.max=3", "recovery.preemptions=1", room=3, fn=slow, during=during
+        "twice",
+        "train.steps=60",
+        "workers.max=3",
+        "recovery.preemptions=1",
+        room=3,
+        **held(5, 5),
+        during=during,
     )
     assert code == 0, "each is charged to a checkpoint of its own"
     assert worlds(book) == [3, 2, 1]
@@ -195,14 +207,14 @@ def test_a_notice_for_another_node_and_mere_advice_change_nothing(small: Small) 
         machines.announced += [notice(4), notice(1, None)]
 
     code, book = small.lead(
-        "spare", "train.steps=60", "checkpoint.every=1000 steps", room=5, fn=slow, during=during
+        "spare", "train.steps=30", "checkpoint.every=1000 steps", room=5, **held(5), during=during
     )
     assert code == 0
     assert worlds(book) == [2]
     assert [entry.facts["node"] for entry in kinds(book, "notice")] == ["node-4", "node-1"]
     saved = [entry.facts["step"] for entry in kinds(book, "checkpoint committed")]
     assert len(saved) == 2, "the advice made it save"
-    assert saved[0] < 60
+    assert saved[0] < 30
 
 
 def test_a_notice_while_the_run_waits_only_drains(small: Small) -> None:
@@ -215,7 +227,7 @@ def test_a_notice_while_the_run_waits_only_drains(small: Small) -> None:
         assert Book(run).state() == "waiting"
         machines.room = 4
 
-    code, book = small.lead("wait", "train.steps=60", "workers.min=2", room=2, fn=slow, during=during)
+    code, book = small.lead("wait", "train.steps=30", "workers.min=2", room=2, **held(5), during=during)
     assert code == 0
     assert worlds(book) == [2, 2]
     assert len(kinds(book, "waiting")) == 1
@@ -244,21 +256,20 @@ def test_it_grows_at_a_checkpoint_and_loses_nothing_by_it(small: Small) -> None:
 
 
 def test_it_does_not_grow_for_the_last_few_steps(small: Small) -> None:
-    asked = list[int]()
+    used = list[GangMachines]()
 
     def during(run: Run, machines: GangMachines) -> None:
+        used.append(machines)
         reached(run, 5)
         machines.room = 3
-        wait_for(lambda: run.log().last("finished"))
-        asked.extend(machines.asked)
 
-    args = ("train.steps=160", "workers.max=3")
+    args = ("train.steps=140", "workers.max=3")
     code, book = small.lead("end", *args, room=2, fn=slow_to_come, during=during)
     assert code == 0
     assert worlds(book) == [2]
     refused = [line for line in small.said if line.startswith("not growing")]
     assert refused == ["not growing 2 -> 3 workers: would save less until the end than a restart takes"]
-    assert asked == [3, 0], "the missing worker was asked for, and no longer at the end"
+    assert used[0].asked == [3, 0], "the missing worker was asked for, and no longer at the end"
 
 
 def test_a_batch_that_diverges_is_left_out_and_the_run_finishes(small: Small) -> None:
@@ -296,14 +307,14 @@ def hangs_at_14(run: Run, machines: GangMachines) -> None:
 
 
 def test_a_rank_that_hangs_is_a_failure_and_tried_again(small: Small) -> None:
-    code, book = small.lead("hung", "train.steps=60", fn=slow, during=hangs_at_14)
+    code, book = small.lead("hung", **held(14), during=hangs_at_14)
     assert code == 0
     assert causes(book) == ["hung rank 1 does not move: in read of step 15 for 100 s (node-1)", "finished"]
     assert book.ledger.seconds["recovery"] > 0
     assert adds_up(book)
-    code, whole = small.lead("whole", "train.steps=60")
+    code, whole = small.lead("whole")
     assert losses(book) == losses(whole), "at the same world sizes, the same run bit by bit"
-    code, book = small.lead("strict", "train.steps=60", "recovery.failures=0", fn=slow, during=hangs_at_14)
+    code, book = small.lead("strict", "recovery.failures=0", **held(14), during=hangs_at_14)
     assert code == 1
     assert "1 failures" in book.entries[-1].facts["why"]
 
@@ -313,13 +324,12 @@ def test_a_slow_node_is_told_and_left_where_there_is_room_without_it(small: Smal
         reached(run, 12)
         machines.attempts[0].slowness = {"node-1": "rank 1: 0.9 s of its own work a step, the others 0.3 s"}
 
-    said = ["recovery.stragglers=replace", "train.steps=60"]
-    code, book = small.lead("slow", *said, room=3, fn=slow, during=during)
+    code, book = small.lead("slow", "recovery.stragglers=replace", room=3, **held(12), during=during)
     assert code == 0
     assert [entry.facts["node"] for entry in kinds(book, "straggler")] == ["node-1"]
     assert worlds(book) == [2, 2]
     assert "is slow" in causes(book)[0]
-    assert len(book.history) == 60
+    assert len(book.history) == 40
     assert adds_up(book)
 
 
@@ -328,9 +338,8 @@ def test_a_slow_node_is_only_told_where_there_is_no_other(small: Small) -> None:
         reached(run, 12)
         machines.attempts[0].slowness = {"node-1": "rank 1: 0.9 s of its own work a step, the others 0.3 s"}
 
-    code, book = small.lead(
-        "slow", "recovery.stragglers=replace", "train.steps=40", room=2, fn=slow, during=during
-    )
+    told = held(12, until="straggler")
+    code, book = small.lead("slow", "recovery.stragglers=replace", room=2, **told, during=during)
     assert code == 0
     assert len(kinds(book, "straggler")) == 1
     assert worlds(book) == [2]

@@ -94,24 +94,24 @@ def test_submit_look_scale_stop_resume_from_any_machine(desk: Desk, rclone_store
         "--name",
         "sub",
         "--set",
-        "train.steps=300",
+        "train.steps=400",
         "--set",
         "workers.max=1",
         "--json",
     )
     facts = json.loads(submitted[submitted.index("{") :])
     assert facts["run"] == "sub"
-    wait_for(lambda: desk.status("sub")["step"] > 0, timeout=90, every=1)
+    wait_for(lambda: _has_step(desk, "sub", 1), timeout=90, every=0.2)
     refused = desk.mixer("submit", "sub", "--store", desk.store, code=2)
     assert "is led by" in refused
     assert "--take-over" in refused
     desk.mixer("scale", "sub", "2:2", "--store", desk.store)
-    wait_for(lambda: desk.status("sub")["world_size"] == 2, timeout=60, every=1)
+    wait_for(lambda: _world(desk, "sub") == 2, timeout=120, every=0.2)
     said = desk.mixer("stop", "sub", "--store", desk.store)
     assert re.search(r"stopped at step \d+", said)
     status = desk.status("sub")
     assert status["state"] == "stopped"
-    assert 0 < status["step"] < 300
+    assert 0 < status["step"] < 400
     assert "sub" in desk.mixer("ls", "--store", desk.store)
     assert "not there" not in desk.mixer("logs", "sub", "--store", desk.store)
     desk.mixer("submit", "sub", "--store", desk.store, "--set", "workers.max=2")
@@ -120,8 +120,8 @@ def test_submit_look_scale_stop_resume_from_any_machine(desk: Desk, rclone_store
     status = desk.status("sub")
     assert (status["state"], status["step"], status["last_checkpoint"][:21]) == (
         "finished",
-        300,
-        "checkpoints/000000030",
+        400,
+        "checkpoints/000000040",
     )
     assert sum(status["ledger"].values()) == pytest.approx(status["wall_s"], rel=0.02)
     assert [e for e in desk.log("sub") if e["kind"] == "request" and e["asks"] == "scale"]
@@ -161,7 +161,7 @@ def _no_secret_in(store: str, server: ObjectStore) -> None:
 
 
 def test_a_node_that_loses_power_costs_a_worker_not_the_run(desk: Desk) -> None:
-    """Two workers on three nodes; one worker's node dies; the run goes on with what is left, and then with what joins."""
+    """Two workers on three nodes; one worker's node dies; the run goes on with what is left."""
     process = desk.start(
         "train",
         desk.spec,
@@ -170,7 +170,7 @@ def test_a_node_that_loses_power_costs_a_worker_not_the_run(desk: Desk) -> None:
         "--name",
         "power",
         "--set",
-        "train.steps=1500",
+        "train.steps=1000000",
         "--set",
         "checkpoint.every=8 s",
         "--set",
@@ -182,17 +182,19 @@ def test_a_node_that_loses_power_costs_a_worker_not_the_run(desk: Desk) -> None:
         time.sleep(1)  # long before the next save, and time enough for the copy
         local.cut_power(CLUSTER, 1)
         wait_for(lambda: _starts(desk, "power") >= 2, timeout=90, every=0.5)
-        out, _ = process.communicate(timeout=150)
+        wait_for(lambda: _steps_of_its_own(desk, "power") >= 5, timeout=90, every=0.3)
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=60)
     finally:
         _end(process)
     local.add_node(CLUSTER, cpus=1, env={key: desk.env[key] for key in desk.env if key.startswith("AWS_")})
-    assert process.returncode == 0, out
+    assert process.returncode == 3, out
     ended = [entry for entry in desk.log("power") if entry["kind"] == "attempt ended"]
     assert ended[0]["outcome"] == "lost", ended
     started = [entry for entry in desk.log("power") if entry["kind"] == "attempt started"]
     assert [entry["world"] for entry in started] == [2, 1]
     assert started[1]["step"] > 0
-    assert desk.status("power")["state"] == "finished"
+    assert desk.status("power")["state"] == "stopped"
     loaded = [event for event in _events(desk, "power") if event["kind"] == "loaded"]
     assert {"here", "far"} >= loaded[0].keys() - {"t", "kind", "attempt", "rank"}, (
         loaded
@@ -203,7 +205,7 @@ def test_a_node_that_loses_power_costs_a_worker_not_the_run(desk: Desk) -> None:
 def test_ctrl_c_and_sigterm_save_and_leave_with_3(desk: Desk, number: signal.Signals) -> None:
     name = f"sig{number.value}"
     process = desk.start(
-        "train", desk.spec, "--store", desk.store, "--name", name, "--set", "train.steps=200"
+        "train", desk.spec, "--store", desk.store, "--name", name, "--set", "train.steps=1000000"
     )
     try:
         wait_for(lambda: _has_step(desk, name, 5), timeout=90, every=0.3)
@@ -215,14 +217,11 @@ def test_ctrl_c_and_sigterm_save_and_leave_with_3(desk: Desk, number: signal.Sig
     status = desk.status(name)
     assert status["state"] == "stopped"
     assert status["last_checkpoint"].startswith(f"checkpoints/{status['step']:010d}-")
-    if number == signal.SIGTERM:
-        desk.mixer("train", name, "--store", desk.store)
-        assert desk.status(name)["state"] == "finished"
 
 
 def test_a_driver_that_is_killed_leaves_a_run_that_resumes_at_once(desk: Desk) -> None:
     process = desk.start(
-        "train", desk.spec, "--store", desk.store, "--name", "gone", "--set", "train.steps=120"
+        "train", desk.spec, "--store", desk.store, "--name", "gone", "--set", "train.steps=400"
     )
     try:
         wait_for(
@@ -365,6 +364,22 @@ def _has_step(desk: Desk, run: str, step: int) -> bool:
     from orchestrator.watch import newest_progress
 
     return bool(newest_progress(Run(f"{desk.store}/runs/{run}")).get("step", 0) >= step)
+
+
+def _world(desk: Desk, run: str) -> int:
+    from orchestrator.run_store import Run
+    from orchestrator.watch import newest_progress
+
+    return int(newest_progress(Run(f"{desk.store}/runs/{run}")).get("world_size", 0))
+
+
+def _steps_of_its_own(desk: Desk, run: str) -> int:
+    """That the newest attempt has done."""
+    from orchestrator.run_store import Run
+
+    began = [entry for entry in desk.log(run) if entry["kind"] == "attempt started"][-1]
+    told = Run(f"{desk.store}/runs/{run}").read_json(f"progress/{began['n']}.json") or {}
+    return int(told.get("step", 0)) - int(began["step"])
 
 
 def _starts(desk: Desk, run: str) -> int:

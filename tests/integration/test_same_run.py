@@ -28,7 +28,7 @@ def digests(book: Book) -> list[str]:
 
 @pytest.mark.parametrize("zero", [1, 2, 3])
 def test_a_killed_run_has_the_losses_of_an_unbroken_one_bit_by_bit(small: Small, zero: int) -> None:
-    overrides = (f"train.zero={zero}", "train.steps=60", "workers.min=2")
+    overrides = (f"train.zero={zero}", "train.steps=42", "workers.min=2")
     code, broken = small.lead("broken", *overrides, fn=killing.main, env=killing.at_step(14))
     assert code == 0
     assert [e.facts["outcome"] for e in broken.entries if e.kind == "attempt ended"] == ["died", "finished"]
@@ -36,10 +36,10 @@ def test_a_killed_run_has_the_losses_of_an_unbroken_one_bit_by_bit(small: Small,
     assert restarted.facts["step"] >= 10, "the second attempt started from a checkpoint"
     code, whole = small.lead("whole", *overrides)
     assert code == 0
-    assert len(losses(broken)) == 60
+    assert len(losses(broken)) == 42
     assert losses(broken) == losses(whole)
     assert digests(broken) == digests(whole)
-    assert 60 - restarted.facts["step"] >= 30
+    assert 42 - restarted.facts["step"] >= 30
     assert delivered_once(broken) == (0, 0)
 
 
@@ -69,14 +69,14 @@ def test_every_world_size_trains_on_the_same_batches_with_the_same_losses(small:
 
 def test_the_world_may_change_in_the_middle(small: Small) -> None:
     """Stopped at world 2, resumed at world 3: the same ids, the losses to rounding."""
-    code, whole = small.lead("whole", "workers.min=2", "train.steps=120")
+    code, whole = small.lead("whole", "workers.min=2", "train.steps=60")
     assert code == 0
-    steady = {"fn": killing.main, "env": killing.slow(0.05)}  # so that the stop finds it in the middle
-    code, first = small.lead("moved", "workers.min=2", "train.steps=120", during=_stop_soon, **steady)
+    steady = {"fn": killing.main, "env": killing.hold(12)}  # so that the stop finds it in the middle
+    code, first = small.lead("moved", "workers.min=2", "train.steps=60", during=_stop_soon, **steady)
     assert code == 3
     assert first.state() == "stopped"
-    assert 0 < first.history[-1].step < 120
-    code, moved = small.lead("moved", "workers.min=3", "workers.max=3", "train.steps=120")
+    assert 0 < first.history[-1].step < 60
+    code, moved = small.lead("moved", "workers.min=3", "workers.max=3", "train.steps=60")
     assert code == 0
     assert {line.facts["world_size"] for line in moved.history} == {2, 3}
     assert digests(moved) == digests(whole)

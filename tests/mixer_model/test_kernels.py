@@ -38,6 +38,21 @@ def test_norm_transpose_is_layer_norm_and_transpose_with_their_gradients() -> No
         torch.testing.assert_close(one.grad, other.grad)
 
 
+def test_add_norm_is_the_sum_and_its_norm_with_their_gradients() -> None:
+    """Both results are used by what follows: the sum goes on, its norm into the channel MLP."""
+    x, y, weight, bias, one, two = drawn((2, 5, 6), (2, 6, 5), (6,), (6,), (2, 5, 6), (2, 5, 6))
+    ours = [value.clone().requires_grad_() for value in (x, y, weight, bias)]
+    theirs = [value.clone().requires_grad_() for value in (x, y, weight, bias)]
+    found = ops.add_norm(*ours, 1e-6)
+    total = theirs[0] + theirs[1].transpose(1, 2)
+    wanted = (total, F.layer_norm(total, (6,), theirs[2], theirs[3], 1e-6))
+    torch.testing.assert_close(found, wanted)
+    torch.autograd.backward(found, (one, two))
+    torch.autograd.backward(wanted, (one, two))
+    for each, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(each.grad, other.grad)
+
+
 def test_bias_gelu_is_the_tanh_form_with_its_gradients() -> None:
     h, bias, grad = drawn((3, 4, 7), (7,), (3, 4, 7))
     ours = [value.clone().requires_grad_() for value in (h, bias)]
@@ -51,18 +66,22 @@ def test_bias_gelu_is_the_tanh_form_with_its_gradients() -> None:
 
 
 def test_gradients_are_the_limits_of_differences() -> None:
-    x, weight, bias, h = [value.requires_grad_() for value in drawn((2, 3, 4), (4,), (4,), (6, 4))]
+    x, y, weight, bias, h = [
+        value.requires_grad_() for value in drawn((2, 3, 4), (2, 4, 3), (4,), (4,), (6, 4))
+    ]
     assert torch.autograd.gradcheck(lambda *args: ops.norm_transpose(*args, 1e-6), (x, weight, bias))
+    assert torch.autograd.gradcheck(lambda *args: ops.add_norm(*args, 1e-6), (x, y, weight, bias))
     assert torch.autograd.gradcheck(ops.bias_gelu, (h, bias))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_each_operation_keeps_the_rules_that_autograd_and_the_compiler_go_by(dtype: torch.dtype) -> None:
     """What its shapes and types are said to be, that it changes no argument, that it differentiates when traced."""
-    x, weight, bias, h = [
-        value.requires_grad_() for value in drawn((2, 3, 4), (4,), (4,), (6, 4), dtype=dtype)
+    x, y, weight, bias, h = [
+        value.requires_grad_() for value in drawn((2, 3, 4), (2, 4, 3), (4,), (4,), (6, 4), dtype=dtype)
     ]
     torch.library.opcheck(torch.ops.mixer.norm_transpose.default, (x, weight, bias, 1e-6))
+    torch.library.opcheck(torch.ops.mixer.add_norm.default, (x, y, weight, bias, 1e-6))
     torch.library.opcheck(torch.ops.mixer.bias_gelu.default, (h, bias))
 
 
@@ -91,6 +110,10 @@ for batch, tokens, channels in ((2, 70, 96), (1, 64, 64), (2, 9, 130)):
     kept = reference.norm_transpose(x, w, b, 1e-6)
     checks += zip(kept, on_cuda.norm_transpose(x, w, b, 1e-6))
     checks += zip(reference.norm_transpose_backward(grad, x, w, *kept[1:]), on_cuda.norm_transpose_backward(grad, x, w, *kept[1:]))
+    total = reference.add_norm(x, grad, w, b, 1e-6)
+    checks += zip(total, on_cuda.add_norm(x, grad, w, b, 1e-6))
+    given = x.flip(0), x.flip(1), total[0], w, total[2], total[3]
+    checks += zip(reference.add_norm_backward(*given), on_cuda.add_norm_backward(*given))
     checks.append((reference.bias_gelu(h, w), on_cuda.bias_gelu(h, w)))
     checks += zip(reference.bias_gelu_backward(h.flip(0), h, w), on_cuda.bias_gelu_backward(h.flip(0), h, w))
 for wanted, found in checks:
@@ -111,7 +134,7 @@ def test_the_triton_code_computes_the_formulas_at_any_shape() -> None:
         timeout=120,
         check=False,
     )
-    assert "all 27" in run.stdout, run.stderr
+    assert "all 51" in run.stdout, run.stderr
 
 
 @pytest.mark.gpu
@@ -125,12 +148,16 @@ def test_on_a_gpu_the_kernels_compute_the_formulas(dtype: torch.dtype) -> None:
         (3, 256, 1280), (1280,), (1280,), (3, 1280, 256), (999, 1280), dtype=dtype
     )
     kept = reference.norm_transpose(x, weight, bias, 1e-6)
+    total = reference.add_norm(x, grad, weight, bias, 1e-6)
+    given = x.flip(0), x.flip(1), total[0], weight, total[2], total[3]
     pairs: list[tuple[Any, Any]] = [
         (kept, on_cuda.norm_transpose(*_moved(x, weight, bias), 1e-6)),
         (
             reference.norm_transpose_backward(grad, x, weight, *kept[1:]),
             on_cuda.norm_transpose_backward(*_moved(grad, x, weight, *kept[1:])),
         ),
+        (total, on_cuda.add_norm(*_moved(x, grad, weight, bias), 1e-6)),
+        (reference.add_norm_backward(*given), on_cuda.add_norm_backward(*_moved(*given))),
         ([reference.bias_gelu(h, bias)], [on_cuda.bias_gelu(*_moved(h, bias))]),
         (
             reference.bias_gelu_backward(h.flip(0), h, bias),

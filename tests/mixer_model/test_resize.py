@@ -132,3 +132,14 @@ def test_what_cannot_be_done_says_which_value_fits(
 def test_a_head_of_other_classes_cannot_be_kept(small: MixerConfig) -> None:
     with pytest.raises(ConfigError, match=r"has 7 classes; classes is 5: set classes to 7, or head to 'new'"):
         plan(small, larger(small, 1, classes=5), head="keep")
+
+
+def test_other_token_mixers_start_at_their_own_size_only(small: MixerConfig) -> None:
+    shape = config(None, **{**small.to_dict(), "mixer": "resmlp"})
+    assert plan(shape, shape) == Fit(1, "keep")
+    with pytest.raises(
+        ConfigError, match=r"known for mixer 'mlp' only, this one is 'resmlp': set image_size to 32"
+    ):
+        plan(shape, larger(shape, 2))
+    with pytest.raises(ConfigError, match=r"mixer is 'mlp', and the weights have 'resmlp'"):
+        plan(shape, small)

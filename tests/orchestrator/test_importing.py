@@ -14,7 +14,7 @@ import yaml
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from data_pipeline.storage import open_store
+from data_pipeline.storage import NotFound, open_store
 from mixer_model.config import MixerConfig, config
 from mixer_model.interop import export_google, export_safetensors, load
 from mixer_model.mixer import Mixer
@@ -98,7 +98,7 @@ def test_a_bucket_is_a_store_too(npz: Path, tmp_path: Path, rclone_bucket: Calla
     assert (again["sha256"], again["layout"]) == (facts["sha256"], "safetensors of mixer")
     assert import_weights(f"{url}/weights/a", out=tmp_path / "out.safetensors")["sha256"] == facts["sha256"]
     assert sorted(path.name for path in tmp_path.rglob("out*")) == ["out", "out.json", "out.safetensors"]
-    with pytest.raises(UserError, match=r"nothing at .*/weights/b/model.safetensors"):
+    with pytest.raises(NotFound, match=r"nothing at .*/weights/b/model.safetensors"):
         import_weights(f"{url}/weights/b", out=tmp_path / "out")
 
 

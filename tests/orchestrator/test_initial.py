@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import shutil
 from pathlib import Path
@@ -10,19 +11,26 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from rich.console import Console
 from safetensors.torch import load_file, save
+from typer.testing import CliRunner
 
 from data_pipeline.storage import open_store
 from mixer_model import interop, resize
 from mixer_model.config import MixerConfig, config
 from mixer_model.mixer import Mixer
-from orchestrator import checkpoints, tensor_file
+from orchestrator import checkpoints, cli, tensor_file
 from orchestrator.errors import SpecError, UserError
 from orchestrator.frozen import Frozen
+from orchestrator.importing import import_weights
 from orchestrator.launch import freeze, resolve
 from orchestrator.listing import list_store
+from orchestrator.report import render
+from orchestrator.run_store import Run
 from orchestrator.status import Book
+from orchestrator.tables import status_table
 from orchestrator.urls import located
+from tests.conftest import BucketMaker
 from tests.runs import Small, make_small
 
 SHAPE = config(
@@ -110,6 +118,30 @@ def test_the_same_weights_are_the_same_start_whatever_file_they_come_in(small: S
     assert one
     assert two
     assert (one.sha256, one.manifest) == (two.sha256, two.manifest)
+    interop.export_google(state, tmp_path / "Mixer-Q_8.npz", SHAPE)
+    import_weights(str(tmp_path / "Mixer-Q_8.npz"), store=small.store)
+    for file in (tmp_path / "Mixer-Q_8.npz", Path(small.store) / "weights" / "mixer-q_8"):
+        other = small.resolve("other", f"model.init={file}").frozen.init
+        assert other
+        assert other.sha256 == one.sha256
+
+
+def test_half_precision_is_a_start_too(small: Small, tmp_path: Path) -> None:
+    state = {
+        name: value.to(torch.bfloat16)
+        for name, value in load_file(weights(tmp_path / "a.safetensors")).items()
+    }
+    interop.export_safetensors(state, tmp_path / "half.safetensors", SHAPE)
+    interop.export_safetensors(
+        {name: value.float() for name, value in state.items()}, tmp_path / "full.safetensors", SHAPE
+    )
+    half, full = (
+        small.resolve("x", f"model.init={tmp_path / name}.safetensors").frozen.init
+        for name in ("half", "full")
+    )
+    assert half
+    assert full
+    assert half.sha256 == full.sha256
 
 
 def broken(path: Path, what: str) -> str:
@@ -128,14 +160,14 @@ def broken(path: Path, what: str) -> str:
 @pytest.mark.parametrize(
     ("what", "overrides", "said"),
     [
-        ("gone", (), r"model.init .*x.safetensors: no file"),
+        ("gone", (), r"model.init .*x.safetensors: no(thing|.*file)"),
         ("junk", (), r"model.init .*x.safetensors: .*safetensors"),
         ("not finite", (), r"norm.bias holds values that are not finite|norm.bias"),
         ("narrow", (), r"dim is 32, and the weights have 24; set dim to 24"),
         ("narrow", ("model.dim=24", "model.image_size=64"), r"at 64 pixels it must be 64, 2² times the weights' 16"),
         ("narrow", ("model.dim=24", "model.image_size=48"), r"image_size is 48.*whole multiples of that \(32, 64, 96"),
         ("narrow", ("model.dim=24", "model.classes=11", "model.head=keep"), r"set classes to 10, or head to 'new'"),
-        ("no-such-run", (), r"model.init .*/runs/no-such-run: no run is there; give the name of a run"),
+        ("no-such-run", (), r"model.init .*/runs/no-such-run: no run is there; the store has unsaved. Give the name of one"),
         ("unsaved", (), r"model.init .*/runs/unsaved: the run has no committed checkpoint yet"),
     ],
 )  # fmt: skip
@@ -164,12 +196,23 @@ def test_specs_frozen_before_there_was_an_init_still_load(small: Small) -> None:
     assert Frozen.from_yaml(yaml.safe_dump(tree)) == frozen
 
 
-def test_status_says_where_a_run_begins(small: Small, tmp_path: Path) -> None:
+def test_status_report_and_verify_know_where_a_run_begins(small: Small, tmp_path: Path) -> None:
     source = weights(tmp_path / "a.safetensors")
-    frozen_at(small, "tuned", f"model.init={source}")
-    run = small.resolve("tuned", f"model.init={source}").run
-    told = Book(run).status()["init"]
+    init = frozen_at(small, "tuned", f"model.init={source}").init
+    assert init is not None
+    book = Book(Run(f"{small.store}/runs/tuned"))
+    told = book.status()["init"]
     assert (told["source"], told["head"], told["factor"]) == (source, "keep", 1)
+    console = Console(width=300, record=True, file=io.StringIO())
+    console.print(status_table(book.status()))
+    for text in (console.export_text(), render(book)):
+        assert f"{source}: its head kept" in text
+    assert CliRunner().invoke(cli.app, ["verify", book.run.url]).exit_code == 0
+    copy = Path(book.run.url) / init.path / "model.safetensors"
+    copy.write_bytes(copy.read_bytes()[:-1] + b"?")
+    verified = CliRunner().invoke(cli.app, ["verify", book.run.url])
+    assert verified.exit_code == 1
+    assert f"{init.path}/model.safetensors: SHA-256 differs" in verified.output
 
 
 def test_a_folder_whose_run_was_never_made_is_not_listed(small: Small, tmp_path: Path) -> None:
@@ -180,6 +223,25 @@ def test_a_folder_whose_run_was_never_made_is_not_listed(small: Small, tmp_path:
     resolved.initial.write(resolved.run.store)  # and then killed
     assert [row["run"] for row in list_store(small.store)] == ["whole"]
     assert small.resolve("half", f"model.init={source}").new
+
+
+def test_weights_and_runs_may_lie_in_a_bucket(
+    small: Small, tmp_path: Path, rclone_bucket: BucketMaker
+) -> None:
+    bucket, source = rclone_bucket(), weights(tmp_path / "a.safetensors")
+    open_store(f"{bucket}/weights/a").put("model.safetensors", Path(source).read_bytes())
+    there = Small(small.folder, bucket)
+    one = frozen_at(there, "one", f"model.init={bucket}/weights/a").init
+    here = small.resolve("two", f"model.init={source}").frozen.init
+    assert one
+    assert here
+    assert one.source == f"{bucket}/weights/a/model.safetensors"
+    assert one.sha256 == here.sha256
+    assert checkpoints.load_manifest(open_store(f"{bucket}/runs/one"), one.path, one.manifest).kinds == [
+        "weight"
+    ]
+    with pytest.raises(UserError, match=r"model.init s3://.*/b.npz: nothing at s3://"):
+        there.resolve("x", f"model.init={bucket}/weights/b.npz")
 
 
 @pytest.mark.parametrize(

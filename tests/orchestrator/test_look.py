@@ -118,7 +118,7 @@ def test_mixed_cells_are_what_the_engine_gives_the_model(small: Small, tmp_path:
 @pytest.mark.timeout(120)
 def test_the_digest_is_that_of_the_runs_own_history(small: Small, tmp_path: Path) -> None:
     run = Direct.begin(small, "run", "train.steps=16", "checkpoint.every=4 steps", left_out=[2, 12])
-    run.attempt(2, killing.main, env=killing.slow(0.4), during=stop_at(6))
+    run.attempt(2, killing.main, env=killing.hold(6), during=stop_at(6))
     history = run.book().history
     for line in (history[0], history[3]):
         facts = look(view(run.run.url, step=line.step), tmp_path / f"{line.step}.png", images=8)

@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
+from orchestrator.checkpoints import folder
 from orchestrator.curves import export
+from orchestrator.run_store import Run
 from orchestrator.status import Book
 from orchestrator.tensorboard import Point, event_file
 from tests.direct import Direct
-from tests.runs import make_small
+from tests.runs import make_small, wait_for
 from tests.scripted_run import ScriptedRun, killed_once
 
 accumulators = pytest.importorskip(
@@ -84,7 +86,7 @@ def test_after_a_kill_and_a_resume_the_live_curves_are_the_history(tmp_path: Pat
 
 
 def dying_main(config: dict[str, Any]) -> str:
-    """The product's worker; rank 1 dies when it has done 12 steps."""
+    """The product's worker; rank 1 dies when it has done 12 steps and the save of the 8th is whole."""
     from orchestrator.training import loop, worker
 
     one_step = loop.one_step
@@ -93,6 +95,9 @@ def dying_main(config: dict[str, Any]) -> str:
         if task.step == 12:
             task.events.flush()
             if task.engine.place.rank == 1:
+                wait_for(
+                    lambda: Run(config["run"]).store.head(f"{folder(8, config['attempt'])}/manifest.json")
+                )
                 os._exit(9)
         return one_step(task)
 
