@@ -86,8 +86,8 @@ Images per second of CPU time on one core ({cpu}), and the ratio to `mlp`, side 
 ACCURACY = """
 ## What each one learns
 
-scikit-learn's digits by `mixer train runs/digits.yaml --set model.mixer=NAME{sets}`: two workers, ZeRO 2, {step} steps,
-one seed, the same numbers for all and none of them tuned. Top-1 of {samples} validation images. This says that each one trains, not
+scikit-learn's digits by `mixer train runs/digits.yaml --set model.mixer=NAME`: two workers, ZeRO 2, one seed, nothing tuned, and
+the same spec for all but for what the last column names. Top-1 of {samples} validation images. This says that each one trains, not
 which is best: one image is {image:.1f} %. `{command}`
 
 """
@@ -145,14 +145,20 @@ def _accuracy(kept: dict[str, Any]) -> str:
     if not kept:
         return ""
     rows = [
-        [f"`{mixer}`", f"{100 * row['accuracy']:.1f} %"]
+        [
+            f"`{mixer}`",
+            f"{100 * row['accuracy']:.1f} %",
+            f"{row['step']}",
+            " ".join(f"`{it}`" for it in row["sets"]),
+        ]
         for mixer, row in ((name, kept["accuracy"].get(name)) for name in TOKEN_MIXERS)
         if row
     ]
     some = next(iter(kept["accuracy"].values()))
-    facts = {"step": some["step"], "samples": some["samples"], "image": 100 / some["samples"]}
-    facts["sets"] = "".join(f" --set {setting}" for setting in some["sets"])
-    return ACCURACY.format(**facts, command=kept["command"]) + _table(["`mixer`", "top-1"], rows)
+    facts = {"samples": some["samples"], "image": 100 / some["samples"]}
+    return ACCURACY.format(**facts, command=kept["command"]) + _table(
+        ["`mixer`", "top-1", "steps", "`--set`"], rows
+    )
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:
