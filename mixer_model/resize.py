@@ -13,6 +13,7 @@ from one order to the other. What comes out is an ordinary Mixer. Other changes 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -24,8 +25,8 @@ from .config import ConfigError, MixerConfig
 
 Head = Literal["keep", "new"]
 
-SAME: Final = ("patch", "dim", "depth", "channel_dim", "activation", "mixer")
-"""What must not differ between the weights' config and the one wanted."""
+FREE: Final = ("image_size", "token_dim", "classes", "drop_path", "drop_path_rescale")
+"""What may differ between the weights' config and the one wanted: by rules, or as the training likes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ def plan(source: MixerConfig, target: MixerConfig, head: Head | None = None) -> 
 
     Raises ConfigError naming what differs and which value fits.
     """
-    for name in SAME:
+    for name in (field.name for field in dataclasses.fields(MixerConfig) if field.name not in FREE):
         given, needed = getattr(target, name), getattr(source, name)
         if given != needed:
             raise ConfigError(

@@ -28,7 +28,7 @@ PRECISIONS: Final[dict[str, Options]] = {
     "fp8, fast sums": replace(OURS, fp8="all"),
     "fp32": OURS,
 }
-LOUD: Final = 8.0
+LOUD: Final = 2.0
 """The noise's deviation, the patterns' being 1."""
 MARKS: Final = 20
 RATE: Final = 3e-4

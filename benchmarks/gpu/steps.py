@@ -38,14 +38,15 @@ def attempted(act: Callable[[], dict[str, Any]], device: torch.device) -> dict[s
     began = time.perf_counter()
     try:
         found = {"status": "measured", **act()}
-    except torch.OutOfMemoryError:
-        found = {"status": FULL_MEMORY}
     except Missing as error:
         found = {"status": "missing", "why": str(error)}
-    except (
-        Exception
-    ) as error:  # whatever a compiler, a kernel or a card comes up with: it is this row's result
-        found = {"status": "failed", "why": f"{type(error).__name__}: {str(error)[:400]}"}
+    except Exception as error:
+        # Whatever a compiler, a kernel or a card comes up with is this row's result. A compiler may wrap a full memory.
+        full = isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error)
+        found = {
+            "status": FULL_MEMORY if full else "failed",
+            "why": f"{type(error).__name__}: {str(error)[:400]}",
+        }
     forget(device)
     return {**found, "took_s": round(time.perf_counter() - began, 1)}
 
