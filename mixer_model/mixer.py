@@ -127,7 +127,7 @@ class Mixer(nn.Module):
         nothing else, neither device, nor depth, nor how many classes. `head_bias` is -ln K for sigmoid losses
         (K classes), where the start would otherwise be a loss of K ln 2.
         """
-        own = own_starts(self)
+        own, gains = own_starts(self)
         for name, parameter in self.named_parameters():
             if name == "head.bias":
                 parameter.fill_(head_bias)
@@ -138,7 +138,7 @@ class Mixer(nn.Module):
             elif parameter.ndim == 1:
                 parameter.fill_(1.0)
             else:
-                parameter.copy_(_lecun_normal(parameter.shape, seed, name))
+                parameter.copy_(_lecun_normal(parameter.shape, seed, name) * gains.get(name, 1.0))
 
 
 def to_input(images: Tensor) -> Tensor:

@@ -60,7 +60,8 @@ channel by a softmax of a small MLP on their mean over the image, and projects t
 - `hire` needs a grid that 2 divides, `s2` a width that 4 divides, `ccs` one that 8 divides. What cannot be built is refused with what can.
 - `model.token_dim` is the hidden width of `mlp`, `gmlp` and `hire`. The others have none and ignore it.
 - Kernels start LeCun normal as everywhere in the network, but gMLP's gate starts open (W = 0, b = 1) and ResMLP's scale s small
-  (0.1 up to 18 blocks, 1e-5 up to 24, 1e-6 beyond). Kernels decay; biases, norms and scales do not.
+  (0.1 up to 18 blocks, 1e-5 up to 24, 1e-6 beyond), and what projects the mean of three branches (`cycle`, `hire`) √3 times as wide,
+  without which they learn far slower. Kernels decay; biases, norms and scales do not.
 - Only `mlp` can be exported to timm; the others go to safetensors with their config.
 - `depthwise` and `ms` are convolutions. On a GPU their backward pass need not give the same bits twice, as matrix products do.
 - The token mixing of MLP-3D (arXiv:2206.06292) is not here: it mixes the frames of videos, and there is no public code of it.
@@ -86,8 +87,8 @@ Images per second of CPU time on one core ({cpu}), and the ratio to `mlp`, side 
 ACCURACY = """
 ## What each one learns
 
-scikit-learn's digits by `mixer train runs/digits.yaml --set model.mixer=NAME{sets}`: two workers, ZeRO 2, {step} steps,
-one seed, the same numbers for all and none of them tuned. Top-1 of {samples} validation images. This says that each one trains, not
+scikit-learn's digits by `mixer train runs/digits.yaml --set model.mixer=NAME`: two workers, ZeRO 2, one seed, nothing tuned, and
+the same spec for all but for what the last column names. Top-1 of {samples} validation images. This says that each one trains, not
 which is best: one image is {image:.1f} %. `{command}`
 
 """
@@ -145,14 +146,20 @@ def _accuracy(kept: dict[str, Any]) -> str:
     if not kept:
         return ""
     rows = [
-        [f"`{mixer}`", f"{100 * row['accuracy']:.1f} %"]
+        [
+            f"`{mixer}`",
+            f"{100 * row['accuracy']:.1f} %",
+            f"{row['step']}",
+            " ".join(f"`{it}`" for it in row["sets"]),
+        ]
         for mixer, row in ((name, kept["accuracy"].get(name)) for name in TOKEN_MIXERS)
         if row
     ]
     some = next(iter(kept["accuracy"].values()))
-    facts = {"step": some["step"], "samples": some["samples"], "image": 100 / some["samples"]}
-    facts["sets"] = "".join(f" --set {setting}" for setting in some["sets"])
-    return ACCURACY.format(**facts, command=kept["command"]) + _table(["`mixer`", "top-1"], rows)
+    facts = {"samples": some["samples"], "image": 100 / some["samples"]}
+    return ACCURACY.format(**facts, command=kept["command"]) + _table(
+        ["`mixer`", "top-1", "steps", "`--set`"], rows
+    )
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:

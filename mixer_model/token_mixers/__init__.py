@@ -46,11 +46,12 @@ def token_mixer(config: MixerConfig, block: int = 0) -> nn.Module:
     return BRANCHES[config.mixer](config)
 
 
-def own_starts(model: nn.Module) -> dict[str, float]:
-    """Parameters of `model`, by name, that begin at a constant because their branch says so."""
-    return {
-        f"{place}.{name}".lstrip("."): value
-        for place, module in model.named_modules()
-        if isinstance(module, Branch)
-        for name, value in module.starts().items()
-    }
+def own_starts(model: nn.Module) -> tuple[dict[str, float], dict[str, float]]:
+    """Parameters of `model`, by name, that begin at a constant because their branch says so; and those that begin wider, by how much."""
+    starts: dict[str, float] = {}
+    gains: dict[str, float] = {}
+    for place, module in model.named_modules():
+        if isinstance(module, Branch):
+            starts |= {f"{place}.{name}": value for name, value in module.starts().items()}
+            gains |= {f"{place}.{name}": value for name, value in module.gains().items()}
+    return starts, gains

@@ -14,6 +14,10 @@ class Branch(nn.Module):
         """Parameters of this branch, by name, that begin at a constant instead of by the rule of `Mixer.reset`."""
         return {}
 
+    def gains(self) -> dict[str, float]:
+        """Kernels of this branch, by name, that begin that many times as wide as by the rule of `Mixer.reset`."""
+        return {}
+
 
 def to_grid(x: Tensor, side: int) -> Tensor:
     """[B,S,C] -> [B,H,W,C], with H = W = `side`."""
