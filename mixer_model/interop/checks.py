@@ -18,6 +18,7 @@ from .errors import WeightsError
 from .shapes import shape_of
 
 SHOWN: Final = 3
+PRECISIONS: Final = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 Names = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
 
 
@@ -43,15 +44,21 @@ def require_mlp(config: MixerConfig, where: str) -> None:
 
 
 def check_values(state: Mapping[str, Tensor]) -> None:
-    """Raises WeightsError naming the parameters that are no floating-point numbers, or not finite."""
-    whole = [f"{name} ({value.dtype})" for name, value in state.items() if not value.is_floating_point()]
-    if whole:
+    """Raises WeightsError naming the parameters that are not in one of PRECISIONS, not all there, or not finite."""
+    other = [f"{name} ({value.dtype})" for name, value in state.items() if value.dtype not in PRECISIONS]
+    if other:
+        allowed = ", ".join(str(precision).removeprefix("torch.") for precision in PRECISIONS)
         raise WeightsError(
-            f"weights are floating-point numbers; these are not: {_some(whole)}. Quantized weights cannot be trained on"
+            f"weights are floating-point numbers ({allowed}); these are not: {_some(other)}. Quantized weights cannot be trained on"
+        )
+    thin = [name for name, value in state.items() if value.layout != torch.strided or value.is_meta]
+    if thin:
+        raise WeightsError(
+            f"these weights are sparse, or without numbers: {_some(thin)}. Save them as ordinary tensors"
         )
     broken = [name for name, value in state.items() if not bool(torch.isfinite(value).all())]
     if broken:
-        raise WeightsError(f"these weights hold NaN or infinity: {_some(broken)}. The file is of no use")
+        raise WeightsError(f"these weights hold NaN or infinity: {_some(broken)}. They are of no use")
 
 
 def plain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

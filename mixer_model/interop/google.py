@@ -26,9 +26,10 @@ import torch
 from torch import Tensor
 
 from ..config import MixerConfig
-from .checks import check_state, plain, require_mlp
+from .checks import check_state, check_values, plain, require_mlp
 from .errors import WeightsError
-from .files import written
+from .files import write_whole, written
+from .ours import config_text, sidecar
 
 Array = npt.NDArray[Any]
 _LEAVES: Final = {"kernel": "weight", "scale": "weight", "bias": "bias"}
@@ -43,15 +44,19 @@ _LAYERS: Final = {
     "channel_mixing/Dense_0": "mlp_channels.fc1",
     "channel_mixing/Dense_1": "mlp_channels.fc2",
 }
+_DAMAGE: Final = (ValueError, OSError, KeyError, EOFError, TypeError, RuntimeError, MemoryError)
+"""What numpy and zipfile raise of a damaged file, beside their own; MemoryError for a shape that no memory holds."""
 _PATHS: Final = {layer: path for path, layer in _LAYERS.items()}
 
 
 def from_google(arrays: Mapping[str, Array]) -> dict[str, Tensor]:
-    """Our state of such a tree; a name that no Mixer has keeps its own, for `check_state` to tell."""
-    state = {}
+    """Our state of such a tree; a name that no Mixer has keeps its own, for `check_state` to tell. WeightsError for one given twice."""
+    state: dict[str, Tensor] = {}
     for name, array in _as_published(arrays).items():
         tensor = _tensor(name, array)
         ours = _our_name(name)
+        if (ours or name) in state:
+            raise WeightsError(f"{name} is given twice, under two names; which one is meant cannot be known")
         state[ours or name] = (
             _turned(tensor, back=True).contiguous() if ours and name.endswith("/kernel") else tensor
         )
@@ -73,17 +78,25 @@ def read_npz(path: Path) -> tuple[dict[str, Tensor], list[str]]:
         with np.load(path, allow_pickle=False) as file:
             names, left_out = _parameters(file.files)
             arrays = {short: file[name] for short, name in names.items()}
-    except (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (*_DAMAGE, zipfile.BadZipFile, zlib.error) as error:
         raise WeightsError(f"{path} cannot be read as a .npz of plain arrays: {error}") from error
     notes = [f"{left_out} other arrays in it are left out (optimizer, step)"] if left_out else []
-    return from_google(arrays), notes
+    try:
+        return from_google(arrays), notes
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from error
 
 
 def export_google(state: Mapping[str, Tensor], path: Path, config: MixerConfig) -> None:
-    """Writes `state` as Google's `.npz`, in fp32. WeightsError when it does not fit, or when Google's code has no such Mixer."""
+    """Writes `state` as Google's `.npz`, in fp32, and its config beside it, since the layout cannot say the activation.
+
+    WeightsError when it does not fit, is not finite, or when Google's code has no such Mixer.
+    """
     require_mlp(config, "Google's code")
     check_state(state, config)
+    check_values(state)
     tree = {name: value.float().contiguous().numpy() for name, value in to_google(plain(state)).items()}
+    write_whole(sidecar(path), config_text(config).encode())
     with written(path) as part, part.open("wb") as file:
         np.savez(file, **tree)  # type: ignore[arg-type]  # numpy's stub wants to know the keyword allow_pickle
 
@@ -104,7 +117,10 @@ def _as_published(arrays: Mapping[str, Array]) -> dict[str, Array]:
     norms = sorted(
         {int(n[1]) for name in arrays if (n := re.search(r"encoderblock_\d+/LayerNorm_(\d+)/", name))}
     )
-    return {_published_name(name, norms): _squeezed(name, array) for name, array in arrays.items()}
+    published = {name: _published_name(name, norms) for name in arrays}
+    if twice := [name for name, to in published.items() if list(published.values()).count(to) > 1]:
+        raise WeightsError(f"{' and '.join(twice[:2])} are the same parameter, given twice")
+    return {published[name]: _squeezed(name, array) for name, array in arrays.items()}
 
 
 def _published_name(name: str, norms: list[int]) -> str:
@@ -129,6 +145,8 @@ def _our_name(name: str) -> str | None:
     found = re.fullmatch(r"(?:MixerBlock_(\d+)/)?(.+)/(\w+)", name)
     if not found or found[2] not in _LAYERS or found[3] not in _LEAVES:
         return None
+    if found[3] != "bias" and (found[3] == "scale") != ("norm" in _LAYERS[found[2]]):
+        return None  # norms have a scale, all others a kernel
     block = f"blocks.{found[1]}." if found[1] else ""
     return f"{block}{_LAYERS[found[2]]}.{_LEAVES[found[3]]}"
 
@@ -156,6 +174,6 @@ def _tensor(name: str, array: Array) -> Tensor:
             .view(torch.float32)
             .to(torch.bfloat16)
         )
-    if array.dtype.kind not in "fiub":
-        raise WeightsError(f"{name} holds {array.dtype}; weights are numbers")
+    if array.dtype.kind not in "fiub" or array.dtype.itemsize > 8:
+        raise WeightsError(f"{name} holds {array.dtype}; weights are numbers of at most 8 bytes")
     return torch.from_numpy(np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="))))

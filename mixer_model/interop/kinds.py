@@ -14,6 +14,7 @@ from .errors import WeightsError
 
 Kind = Literal["safetensors", "npz", "torch"]
 _ALLOWED: Final = "safetensors, Google's .npz, and a state dict saved by torch (.pth, .bin) are"
+_DAMAGED: Final = "a zip that is cut short or damaged; fetch it again"
 _OTHERS: Final = {
     b"\x89HDF": "an HDF5 file (Keras)",
     b"\x93NUMPY": "a single numpy array",
@@ -29,21 +30,26 @@ def kind_of(path: Path) -> Kind:
         raise FileNotFoundError(f"no file {path}")
     with path.open("rb") as file:
         head = file.read(16)
+    if _has_header(
+        head, path.stat().st_size
+    ):  # before the others: a zip is told by its end, and numbers may look like one
+        return "safetensors"
     if zipfile.is_zipfile(path):
         return _of_zip(path)
     if head[:1] == b"\x80" and len(head) > 2:
         return "torch"
-    if _has_header(head, path.stat().st_size):
-        return "safetensors"
     what = next((what for magic, what in _OTHERS.items() if head.startswith(magic)), None)
     if head.startswith(b"PK"):
-        what = "a zip that is cut short or damaged; fetch it again"
+        what = _DAMAGED
     raise WeightsError(f"{path} is {what or _unknown(head)}; {_ALLOWED} read")
 
 
 def _of_zip(path: Path) -> Kind:
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        raise WeightsError(f"{path} is {_DAMAGED} ({error}); {_ALLOWED} read") from error
     if any(name.rsplit("/", 1)[-1] == "data.pkl" for name in names):
         return "torch"
     if names and all(name.endswith(".npy") for name in names):

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from ..config import IMAGE_CHANNELS, MixerConfig
 from ..mixer import Mixer
-from .checks import check_state
+from .checks import check_state, check_values
 from .errors import WeightsError
 from .ours import CONFIG_KEY
 
@@ -43,12 +43,13 @@ def export_onnx(state: Mapping[str, Tensor], path: Path, config: MixerConfig) ->
     WeightsError where state and config do not fit, where the extra is not installed, where the exporter or onnxruntime fails, and
     where the graph computes something else; then nothing is written.
     """
+    check_state(state, config)
+    check_values(state)
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise WeightsError(
             f"ONNX needs {', '.join(missing)}: pip install 'mixer-pretrain[onnx]', or take another format"
         )
-    check_state(state, config)
     model = Mixer(config, seed=None).to_empty(device="cpu").float()
     model.load_state_dict(dict(state), strict=True)
     path.parent.mkdir(parents=True, exist_ok=True)

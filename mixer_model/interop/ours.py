@@ -1,7 +1,8 @@
 """Our own file: safetensors under our names, the whole config in its metadata and in a JSON file beside it.
 
 `model.safetensors` has `config.json` beside it, as is usual; any other `x.safetensors` has `x.json`, so that several can share a
-folder. Either place alone is enough to read the file; when both speak, they must agree.
+folder. Either place alone is enough to read the file; when both speak, they must agree. Files of other layouts, which state nothing
+inside, have their own suffix in the name of theirs (`x.pth.json`): else `x.pth` would be described by what lies beside `x.safetensors`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from ..config import ConfigError, MixerConfig
 from ..config import config as _config
-from .checks import check_state, plain
+from .checks import check_state, check_values, plain
 from .errors import WeightsError
 from .files import write_whole
 
@@ -28,7 +29,9 @@ WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
 def sidecar(path: Path) -> Path:
     """Where the config of the file lies."""
-    return path.with_name(CONFIG) if path.name == WEIGHTS else path.with_suffix(".json")
+    if path.name == WEIGHTS:
+        return path.with_name(CONFIG)
+    return path.with_suffix(".json") if path.suffix == ".safetensors" else path.with_name(f"{path.name}.json")
 
 
 def export_safetensors(
@@ -45,8 +48,9 @@ def export_safetensors(
 
 
 def packed(state: Mapping[str, Tensor], config: MixerConfig) -> bytes:
-    """The bytes of such a file, the same ones each time. WeightsError when state and config do not fit."""
+    """The bytes of such a file, the same ones each time. WeightsError when state and config do not fit, or it is not finite."""
     check_state(state, config)
+    check_values(state)
     return _in_order(save(plain(state), {"format": "pt", CONFIG_KEY: json.dumps(config.to_dict())}))
 
 

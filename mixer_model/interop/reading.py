@@ -77,6 +77,7 @@ def read(path: str | os.PathLike[str], *, activation: str | None = None) -> Foun
         state = bare(state)
     beside = _beside(path)
     stated = _stated(path, inside, beside)
+    notes += _passed_over(path)
     layout = OURS if stated and kind == "safetensors" else LAYOUTS[kind]
     shape, said = _config_of(path, state, kind, stated, beside, activation)
     _check(path, state, shape, google=kind == "npz")
@@ -134,14 +135,39 @@ def _beside(path: Path) -> dict[str, Any]:
     for candidate in dict.fromkeys((sidecar(path), path.with_name(CONFIG))):
         try:
             tree = json.loads(candidate.read_text())
-        except (OSError, ValueError):
+        except FileNotFoundError:
             continue
+        except (OSError, ValueError, RecursionError) as error:
+            raise WeightsError(
+                f"{candidate} lies beside {path.name} and may say what that is, but cannot be read as JSON: {error}. Write the weights "
+                "again, or remove it"
+            ) from error
         if isinstance(tree, dict) and ({CONFIG_KEY, "architecture", "model_args"} & set(tree)):
+            _check_mappings(candidate, tree)
             # A config.json is model.safetensors' own; of another file of its folder it may say how timm builds it, no more.
             return (
                 tree if candidate == sidecar(path) else {key: tree[key] for key in tree if key != CONFIG_KEY}
             )
     return {}
+
+
+def _check_mappings(path: Path, tree: Mapping[str, Any]) -> None:
+    """WeightsError where timm's keys in the JSON at `path` hold something else than they do there."""
+    for key in ("model_args", "pretrained_cfg"):
+        if not isinstance(tree.get(key) or {}, Mapping):
+            raise WeightsError(
+                f"{path}: {key} is {tree[key]!r}; it must be a mapping. Write the weights again, or remove the file"
+            )
+
+
+def _passed_over(path: Path) -> list[str]:
+    """A note of the JSON that would describe a `.safetensors` of the same name, where this file is none and has none of its own."""
+    other = path.with_suffix(".json")
+    if other in (sidecar(path), path.with_name(CONFIG)) or sidecar(path).exists() or not other.exists():
+        return []
+    return [
+        f"{other.name} is not read: it is for {path.stem}.safetensors; this file's would be {sidecar(path).name}"
+    ]
 
 
 def _check(path: Path, state: Mapping[str, Tensor], shape: MixerConfig, *, google: bool) -> None:
@@ -164,7 +190,7 @@ def _traps(path: Path, shape: MixerConfig, beside: Mapping[str, Any], ours: bool
         notes.append(
             "21,843 classes is the head of Google's ImageNet-21k; data sets numbered otherwise have 21,841"
         )
-    scale = [list(pictures.get(key) or [0.5] * 3) for key in ("mean", "std")]
+    scale = [pictures.get(key) or [0.5] * 3 for key in ("mean", "std")]
     if not ours and scale != [[0.5] * 3, [0.5] * 3]:
         notes.append(
             f"they want pixels with mean {scale[0]} and std {scale[1]}; here pixels are in [-1, 1], mean and std 0.5"

@@ -10,6 +10,9 @@ from __future__ import annotations
 import functools
 import math
 import pickle
+import re
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -18,12 +21,13 @@ import torch
 from torch import Tensor, nn
 
 from ..config import PRESETS, MixerConfig
-from .checks import check_state, plain, require_mlp
+from .checks import check_state, check_values, plain, require_mlp
 from .errors import WeightsError
 from .files import write_whole, written
-from .ours import WEIGHTS, config_text, export_safetensors
+from .ours import WEIGHTS, config_text, export_safetensors, sidecar
 
 # In timm's order: the averaged weights are what it validates with.
+_CODE: Final = re.compile(r"Unsupported (global|class)|not an allowed|Can only|Trying to ")
 _WRAPPERS: Final = ("state_dict_ema", "model_ema", "state_dict", "model")
 _PREFIXES: Final = ("module.", "_orig_mod.", "model.")
 _NAMED: Final = {"S/32": "s32", "S/16": "s16", "B/32": "b32", "B/16": "b16", "L/32": "l32", "L/16": "l16"}
@@ -41,11 +45,13 @@ _PICTURES: Final = {
 def to_timm(state: Mapping[str, Tensor], config: MixerConfig | None = None) -> dict[str, Tensor]:
     """The state as timm's MlpMixer of the same shape loads it with strict=True: on the CPU, contiguous.
 
-    With `config`, names and shapes are checked against it. Raises WeightsError naming what is missing, unknown or misshapen.
+    With `config`, names and shapes are checked against it. Raises WeightsError naming what is missing, unknown, misshapen or not
+    finite.
     """
     if config is not None:
         require_mlp(config, "timm's MlpMixer")
         check_state(state, config)
+    check_values(state)
     return plain(state)
 
 
@@ -83,9 +89,9 @@ def export_timm(state: Mapping[str, Tensor], path: Path, config: MixerConfig) ->
     """Writes a folder for `timm.create_model("local-dir:...")`, or a `.safetensors`, `.pth` or `.bin`, by the suffix; what was written."""
     whole = to_timm(state, config)
     if path.suffix in (".pth", ".bin", ".pt"):
+        write_whole(sidecar(path), config_text(config, _described(config)).encode())
         with written(path) as part:
             torch.save(whole, part)
-        write_whole(path.with_suffix(".json"), config_text(config, _described(config)).encode())
         return path
     file = path if path.suffix == ".safetensors" else path / WEIGHTS
     export_safetensors(whole, file, config, _described(config))
@@ -94,18 +100,42 @@ def export_timm(state: Mapping[str, Tensor], path: Path, config: MixerConfig) ->
 
 def read_torch(path: Path) -> tuple[dict[str, Tensor], list[str]]:
     """The state in a file of torch.save, and what is to be said of it. Only tensors and plain values are loaded, no code is run."""
+    _prove(path)
     try:
         held = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise WeightsError(
-            f"{path} holds more than tensors, and code in files is never run. Where it came from, save the weights alone: "
-            f"torch.save(model.state_dict(), FILE). torch says: {str(error).splitlines()[0][:200]}"
-        ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        raise WeightsError(
-            f"{path} is not a whole file of torch.save: {str(error).splitlines()[0][:200]}"
-        ) from error
+    except Exception as error:  # its unpickler raises whatever a damaged file makes it stumble over
+        if isinstance(error, pickle.UnpicklingError) and _CODE.search(str(error)):
+            raise WeightsError(
+                f"{path} holds more than tensors, and code in files is never run. Where it came from, save the weights alone: "
+                f"torch.save(model.state_dict(), FILE). torch says: {_said(error)}"
+            ) from error
+        raise WeightsError(f"{path} is not a whole file of torch.save: {_said(error)}") from error
     return unwrapped(path, held)
+
+
+def _prove(path: Path) -> None:
+    """WeightsError where the checksum of a part of it is wrong: torch reads the numbers all the same. Its older format has none."""
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError) as error:
+        raise WeightsError(f"{path} is not a whole file of torch.save: {error}") from error
+    if damaged:
+        raise WeightsError(
+            f"{path} is damaged: the checksum of {damaged} in it is wrong; fetch it again. (Or it was saved without checksums, by "
+            "torch.serialization.set_crc32_options(False): save it again with them)"
+        )
+
+
+def _said(error: Exception) -> str:
+    """One line of what torch says, the one with the cause where it says many."""
+    lines = str(error).splitlines()
+    told = next(
+        (line for line in lines if "WeightsUnpickler error" in line), lines[0] if lines else "it ends early"
+    )
+    return f"{told.strip()[:200]} ({type(error).__name__})"
 
 
 def unwrapped(path: Path, held: object) -> tuple[dict[str, Tensor], list[str]]:
@@ -142,7 +172,7 @@ def activation_of(described: Mapping[str, Any]) -> str | None:
     layer = (described.get("model_args") or {}).get("act_layer")
     if layer is None:
         return None
-    if layer not in _ACTIVATIONS:
+    if not isinstance(layer, str) or layer not in _ACTIVATIONS:
         raise WeightsError(f"its config.json says act_layer {layer!r}; known are {', '.join(_ACTIVATIONS)}")
     return _ACTIVATIONS[layer]
 

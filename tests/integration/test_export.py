@@ -58,6 +58,7 @@ def test_a_runs_weights_load_strictly_into_timm_and_give_the_same_logits(
         "out.safetensors",
         "out.json",
         "out.npz",
+        "out.npz.json",
     }
     facts = evaluate_run(book.run)
     seen = book.status()["evaluation"]

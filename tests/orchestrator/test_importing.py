@@ -32,6 +32,7 @@ def weights(shape: MixerConfig = SHAPE, seed: int = 0) -> dict[str, torch.Tensor
 @pytest.fixture
 def npz(tmp_path: Path) -> Path:
     export_google(weights(), tmp_path / "Mixer-X_8.npz", SHAPE)
+    (tmp_path / "Mixer-X_8.npz.json").unlink()  # Google's files have none
     return tmp_path / "Mixer-X_8.npz"
 
 

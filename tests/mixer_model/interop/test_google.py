@@ -101,6 +101,33 @@ def test_what_is_written_is_what_was_read(tree: Tree, tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".*"))
 
 
+@pytest.mark.parametrize("activation", ["gelu", "gelu_tanh"])
+def test_the_activation_of_an_export_comes_back(tree: Tree, tmp_path: Path, activation: str) -> None:
+    """The layout cannot say it, and what does not say is taken for JAX's."""
+    shape, state = load(saved(tmp_path, tree), activation=activation)
+    export_google(state, tmp_path / "again.npz", shape)
+    found = read(tmp_path / "again.npz")
+    assert (found.config, found.notes, found.layout) == (shape, (), "Google's npz")
+
+
+def test_a_parameter_is_never_given_twice(tree: Tree, tmp_path: Path) -> None:
+    """A head has a kernel and no scale: one that has both would be whichever comes last."""
+    for name, like, message in (
+        ("head/scale", "head/kernel", "head/scale is not a parameter of it"),
+        (
+            "MixerBlock_0/LayerNorm_0/kernel",
+            "head/kernel",
+            "MixerBlock_0/LayerNorm_0/kernel is not a parameter of it",
+        ),
+        ("head.weight", "head/kernel", "head.weight is given twice, under two names"),
+    ):
+        with pytest.raises(WeightsError, match=message):
+            load(saved(tmp_path, {**tree, name: tree[like]}))
+    old = older(tree)
+    with pytest.raises(WeightsError, match="embedding/kernel and stem/kernel are the same parameter"):
+        load(saved(tmp_path, {**old, "stem/kernel": old["embedding/kernel"]}))
+
+
 def test_the_older_tree_is_the_same_network(tree: Tree, tmp_path: Path) -> None:
     _, wanted = load(saved(tmp_path, tree))
     for second_norm in (1, 2):
@@ -172,6 +199,11 @@ def test_weights_of_another_resolution_say_which_and_what_to_do() -> None:
 def test_numbers_that_are_none_are_refused(tree: Tree, tmp_path: Path) -> None:
     tree["head/bias"][2] = np.nan
     with pytest.raises(WeightsError, match=r"NaN or infinity: head\.bias\."):
+        load(saved(tmp_path, tree))
+    tree["head/bias"] = np.zeros(7, np.longdouble)  # type: ignore[assignment]
+    with pytest.raises(
+        WeightsError, match=r"x\.npz: head/bias holds float\d+; weights are numbers of at most"
+    ):
         load(saved(tmp_path, tree))
     tree["head/bias"] = np.zeros(7, np.int8)  # type: ignore[assignment]
     with pytest.raises(WeightsError, match=r"head\.bias \(torch\.int8\)"):

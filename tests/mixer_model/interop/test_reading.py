@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import gzip
 import json
 import zipfile
@@ -16,7 +17,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mixer_model.config import MixerConfig, config, preset_of
-from mixer_model.interop import WeightsError, export_safetensors, load, read, to_timm
+from mixer_model.interop import (
+    WeightsError,
+    export_google,
+    export_safetensors,
+    export_timm,
+    load,
+    read,
+    to_timm,
+)
 from mixer_model.mixer import Mixer
 
 ERF = (
@@ -96,8 +105,115 @@ def test_either_config_is_enough_and_two_must_agree(
     )
     beside.write_text(json.dumps({"mixer_config": {"patch": 8}}))
     refused(path, "describes no Mixer in 'mixer_config': dim, depth not given")
-    beside.write_text("[not json")
+
+
+def test_a_damaged_json_is_named_and_not_passed_over(
+    small: MixerConfig, state: dict[str, Tensor], tmp_path: Path
+) -> None:
+    """It may be the only place that says the activation."""
+    save_file(state, tmp_path / "x.safetensors")
+    for name in ("x.json", "config.json"):
+        (tmp_path / name).write_text('{"mixer_config": {"patch"')
+        refused(
+            tmp_path / "x.safetensors",
+            rf"{name} lies beside x.safetensors and .* cannot be read as JSON: .* remove it",
+        )
+        (tmp_path / name).unlink()
+    assert read(tmp_path / "x.safetensors").config.dim == small.dim
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"model_args": [1]}, r"config.json: model_args is \[1\]; it must be a mapping"),
+        ({"model_args": {"act_layer": ["x"]}}, r"act_layer \['x'\]; known are gelu, gelu_tanh"),
+        ({"architecture": "mixer", "pretrained_cfg": "x"}, r"pretrained_cfg is 'x'; it must be a mapping"),
+        ({"mixer_config": [1]}, "describes no Mixer in 'mixer_config'"),
+    ],
+)
+def test_what_a_json_says_in_the_wrong_kind_is_refused(
+    state: dict[str, Tensor], tmp_path: Path, said: dict[str, Any], message: str
+) -> None:
+    save_file(state, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(said))
+    refused(tmp_path, message)
+
+
+def test_files_of_the_same_name_each_have_their_own_activation(
+    small: MixerConfig, state: dict[str, Tensor], tmp_path: Path
+) -> None:
+    """x.pth, x.npz and x.safetensors in one folder, written in any order."""
+    erf = dataclasses.replace(small, activation="gelu")
+    export_timm(state, tmp_path / "x.pth", small)
+    export_google(state, tmp_path / "x.npz", small)
+    export_safetensors(state, tmp_path / "x.safetensors", erf)
+    assert {path.name for path in tmp_path.glob("*.json")} == {"x.json", "x.pth.json", "x.npz.json"}
+    for suffix, wanted in ((".pth", small), (".npz", small), (".safetensors", erf)):
+        found = read(tmp_path / f"x{suffix}")
+        assert (found.config, found.notes) == (wanted, ())
+
+
+def test_the_json_of_another_file_is_said_not_to_be_read(
+    small: MixerConfig, state: dict[str, Tensor], tmp_path: Path
+) -> None:
+    export_safetensors(state, tmp_path / "x.safetensors", small)
+    torch.save(state, tmp_path / "x.pth")
+    found = read(tmp_path / "x.pth")
+    assert found.config.activation == "gelu"
+    assert found.notes == (
+        "x.json is not read: it is for x.safetensors; this file's would be x.pth.json",
+        ERF,
+    )
+
+
+def test_numbers_that_end_like_a_zip_are_safetensors_all_the_same(
+    small: MixerConfig, state: dict[str, Tensor], tmp_path: Path
+) -> None:
+    path = tmp_path / "x.safetensors"
+    export_safetensors(state, path, small)
+    path.write_bytes(path.read_bytes()[:-22] + b"PK\x05\x06" + bytes(18))
+    assert zipfile.is_zipfile(path)
     assert load(path)[0] == small
+
+
+def test_one_flipped_bit_of_a_pth_is_found(state: dict[str, Tensor], tmp_path: Path) -> None:
+    """torch.load does not look at the checksums."""
+    path = tmp_path / "x.pth"
+    torch.save(state, path)
+    data, at = (
+        bytearray(path.read_bytes()),
+        path.read_bytes().index(state["stem.proj.weight"].numpy().tobytes()),
+    )
+    data[at + 9] ^= 1
+    path.write_bytes(data)
+    assert not torch.equal(torch.load(path)["stem.proj.weight"], state["stem.proj.weight"])
+    refused(path, r"x\.pth is damaged: the checksum of x/data/\d+ in it is wrong; fetch it again")
+
+
+def test_a_pth_cut_anywhere_is_refused(state: dict[str, Tensor], tmp_path: Path) -> None:
+    path, cut = tmp_path / "x.pth", tmp_path / "cut.pth"
+    for zipped in (True, False):
+        torch.save(state, path, _use_new_zipfile_serialization=zipped)
+        data = path.read_bytes()
+        for length in (*range(3, 1000, 31), len(data) // 2, len(data) - 1):
+            cut.write_bytes(data[:length])
+            # Where the cut goes through the name of a function, what is left asks for another one: that is code.
+            refused(
+                cut,
+                r"cut\.pth (is not a whole file of torch\.save|is a zip that is cut short|holds more than)",
+            )
+
+
+def test_precisions_that_are_none_of_weights_are_refused(state: dict[str, Tensor], tmp_path: Path) -> None:
+    state["head.bias"] = state["head.bias"].to(torch.float8_e4m3fn)
+    save_file(state, tmp_path / "x")
+    refused(
+        tmp_path / "x",
+        r"\(float16, bfloat16, float32, float64\); these are not: head.bias \(torch.float8_e4m3fn\)",
+    )
+    state["head.bias"] = torch.zeros(7).to_sparse()
+    torch.save(state, tmp_path / "x")
+    refused(tmp_path / "x", "sparse, or without numbers: head.bias")
 
 
 def test_anothers_json_in_the_folder_is_not_this_files(
@@ -196,6 +312,13 @@ def cut_zip(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-300])
 
 
+def a_zip_whose_list_is_wrong(path: Path) -> None:
+    zipped(path)
+    data = bytearray(path.read_bytes())
+    data[data.index(b"PK\x01\x02")] ^= 1
+    path.write_bytes(data)
+
+
 OTHERS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "empty": (lambda path: path.write_bytes(b""), "is empty; safetensors, Google's .npz, and a state dict saved by torch"),
     "text": (lambda path: path.write_text("hello, weights"), "no file of weights"),
@@ -203,6 +326,8 @@ OTHERS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "gzip": (lambda path: path.write_bytes(gzip.compress(b"x")), "a gzip file; unpack it first"),
     "zip": (zipped, "a zip of notes.txt"),
     "cut zip": (cut_zip, "a zip that is cut short or damaged"),
+    "bad zip": (a_zip_whose_list_is_wrong, "a zip that is cut short or damaged"),
+    "bad pickle": (lambda path: path.write_bytes(b"\x80\x02" + b"\x95\xa7" * 99), "x is not a whole file of torch.save"),
     "onnx": (lambda path: path.write_bytes(b"\x08\x0a\x12\x07pytorch"), "an ONNX graph"),
     "a list": (lambda path: torch.save([1, 2], path), "holds no state dict of tensors, but a list"),
     "a dict": (lambda path: torch.save({"epoch": 3, "lr": 0.1}, path), "but a dict of epoch, lr"),
