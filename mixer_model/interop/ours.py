@@ -9,21 +9,24 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from ..config import ConfigError, MixerConfig
 from ..config import config as _config
 from .checks import check_state, check_values, plain
 from .errors import WeightsError
-from .files import write_whole
+from .files import write_whole, written
 
 CONFIG_KEY: Final = "mixer_config"
+_NAMES: Final = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
+"""The format's names of precisions, in the order in which the library writes them."""
+_ORDER: Final = tuple(_NAMES)
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
 
@@ -42,26 +45,37 @@ def export_safetensors(
 ) -> None:
     """Writes `state` to `path` with its config, there and beside it. `beside` is said there too. WeightsError when they do not fit."""
     path = Path(path)
-    data = packed(state, config)
+    chunks = _checked_chunks(state, config)
     write_whole(sidecar(path), config_text(config, beside).encode())
-    write_whole(path, data)
+    with written(path) as part, part.open("wb") as file:
+        file.writelines(chunks)
 
 
 def packed(state: Mapping[str, Tensor], config: MixerConfig) -> bytes:
     """The bytes of such a file, the same ones each time. WeightsError when state and config do not fit, or it is not finite."""
+    return b"".join(_checked_chunks(state, config))
+
+
+def _checked_chunks(state: Mapping[str, Tensor], config: MixerConfig) -> Iterator[bytes | memoryview]:
+    """The file piece by piece, so that nothing is held but the weights themselves; the checks are made before the first."""
     check_state(state, config)
     check_values(state)
-    return _in_order(save(plain(state), {"format": "pt", CONFIG_KEY: json.dumps(config.to_dict())}))
+    tensors = sorted(plain(state).items(), key=lambda item: (_ORDER.index(item[1].dtype), item[0]))
+    return _chunks(tensors, {"format": "pt", CONFIG_KEY: json.dumps(config.to_dict())})
 
 
-def _in_order(data: bytes) -> bytes:
-    """The same file with its metadata sorted: the library writes them in an order of chance, and a file is known by its SHA-256."""
-    size = int.from_bytes(data[:8], "little")
-    header = json.loads(data[8 : 8 + size])
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+def _chunks(tensors: list[tuple[str, Tensor]], metadata: dict[str, str]) -> Iterator[bytes | memoryview]:
+    """The library's bytes, but with the metadata in order: it writes them as chance has it, and a file is known by its SHA-256."""
+    header: dict[str, Any] = {"__metadata__": metadata}
+    at = 0
+    for name, value in tensors:
+        place = [at, at := at + value.nbytes]
+        header[name] = {"dtype": _NAMES[value.dtype], "shape": list(value.shape), "data_offsets": place}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # tensors start at a multiple of 8
-    return b"".join((len(text).to_bytes(8, "little"), text, memoryview(data)[8 + size :]))
+    yield len(text).to_bytes(8, "little") + text
+    for _, value in tensors:
+        yield value.reshape(-1).view(torch.uint8).numpy().data
 
 
 def config_text(config: MixerConfig, beside: Mapping[str, Any] | None = None) -> str:

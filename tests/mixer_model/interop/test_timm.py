@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 
 from mixer_model import PRESETS
 from mixer_model.config import MixerConfig, config
@@ -25,6 +26,7 @@ from mixer_model.interop import (
     to_timm,
 )
 from mixer_model.interop.onnx import export_onnx
+from mixer_model.interop.ours import packed
 from mixer_model.mixer import Mixer
 
 SHAPES: dict[str, dict[str, int | str]] = {
@@ -100,6 +102,34 @@ def test_the_same_weights_are_the_same_bytes(small: MixerConfig, tmp_path: Path)
     for copy in range(6):
         export_safetensors(state, tmp_path / f"{copy}.safetensors", small)
     assert len({path.read_bytes() for path in tmp_path.glob("*.safetensors")}) == 1
+
+
+def test_the_bytes_are_the_librarys_but_for_the_order_of_its_metadata(small: MixerConfig) -> None:
+    """Imports are known by their SHA-256: another order of tensors would be other weights."""
+    state = random_mixer(small).state_dict()
+    for place, name in enumerate(sorted(state)):
+        state[name] = state[name].to((torch.float32, torch.float16, torch.float64, torch.bfloat16)[place % 4])
+    for given in (state, random_mixer(small).state_dict()):
+        metadata = {"format": "pt", "mixer_config": json.dumps(small.to_dict())}
+        ours, theirs = packed(given, small), save(given, metadata)
+        size = int.from_bytes(theirs[:8], "little")
+        header = json.loads(theirs[8 : 8 + size])
+        header["__metadata__"] = metadata
+        text = json.dumps(header, separators=(",", ":"))
+        assert ours[8 : 8 + size].decode().rstrip() == text
+        assert (ours[:8], ours[8 + size :]) == (theirs[:8], theirs[8 + size :])
+
+
+def test_a_file_is_written_as_it_goes_and_never_held_whole(tmp_path: Path) -> None:
+    wide = config(None, patch=8, dim=256, depth=4, image_size=32, classes=7)
+    state = random_mixer(wide).state_dict()
+    tracemalloc.start()
+    try:
+        export_safetensors(state, tmp_path / "x.safetensors", wide)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < (tmp_path / "x.safetensors").stat().st_size / 2
 
 
 def test_bf16_weights_stay_bf16(small: MixerConfig, tmp_path: Path) -> None:
