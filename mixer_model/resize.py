@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from .config import ConfigError, MixerConfig
+from .token_shapes import WITH_TOKEN_DIM
 
 Head = Literal["keep", "new"]
 
@@ -52,7 +53,7 @@ def plan(source: MixerConfig, target: MixerConfig, head: Head | None = None) -> 
             )
     factor = _factor(source, target)
     hidden = factor**2 * source.token_dim
-    if target.token_dim != hidden:
+    if target.mixer in WITH_TOKEN_DIM and target.token_dim != hidden:
         why = f"{factor}² times the weights' {source.token_dim}" if factor > 1 else "as the weights have it"
         raise ConfigError(
             f"token_dim is {target.token_dim}; at {target.image_size} pixels it must be {hidden}, {why}: set token_dim to {hidden}"

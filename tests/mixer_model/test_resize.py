@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mixer_model.config import ConfigError, MixerConfig, config
+from mixer_model.config import TOKEN_MIXERS, ConfigError, MixerConfig, config
 from mixer_model.cost import cost
 from mixer_model.interop import check_state, timm_arguments
 from mixer_model.mixer import Mixer
@@ -127,6 +127,24 @@ def test_what_cannot_be_done_says_which_value_fits(
 ) -> None:
     with pytest.raises(ConfigError, match=said):
         plan(small, config(None, **{**small.to_dict(), **changed}))
+
+
+@pytest.mark.parametrize("mixer", TOKEN_MIXERS)
+def test_a_hidden_width_that_a_mixer_does_not_have_keeps_nothing_from_starting(
+    small: MixerConfig, mixer: str
+) -> None:
+    """Which mixers have one is told by their parameters, not by a list."""
+    source = config(None, **{**small.to_dict(), "mixer": mixer})
+    target = config(None, **{**source.to_dict(), "token_dim": 2 * source.token_dim})
+    shapes = [
+        {name: tuple(value.shape) for name, value in Mixer(shape, seed=None).state_dict().items()}
+        for shape in (source, target)
+    ]
+    if shapes[0] == shapes[1]:
+        assert plan(source, target) == Fit(1, "keep")
+    else:
+        with pytest.raises(ConfigError, match="token_dim is 40; at 32 pixels it must be 20"):
+            plan(source, target)
 
 
 def test_a_head_of_other_classes_cannot_be_kept(small: MixerConfig) -> None:
