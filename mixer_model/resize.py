@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from .config import ConfigError, MixerConfig
+from .interop import check_state
 from .token_shapes import WITH_TOKEN_DIM
 
 Head = Literal["keep", "new"]
@@ -76,9 +77,10 @@ def fit(
 ) -> dict[str, Tensor]:
     """The state, fp32, of a `target` that starts from `state` of a `source`. A new head is zero, its bias `head_bias`.
 
-    Raises ConfigError as `plan` does.
+    Raises ConfigError as `plan` does, and WeightsError unless `state` is whole: every parameter of a `source`, in its shape.
     """
     wanted = plan(source, target, head)
+    check_state(state, source)
     made = {name: value.detach().to(torch.float32) for name, value in state.items()}
     if wanted.factor > 1:
         made = enlarge(made, source, wanted.factor)

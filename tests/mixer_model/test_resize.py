@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mixer_model.config import TOKEN_MIXERS, ConfigError, MixerConfig, config
 from mixer_model.cost import cost
-from mixer_model.interop import check_state, timm_arguments
+from mixer_model.interop import WeightsError, check_state, timm_arguments
 from mixer_model.mixer import Mixer
 from mixer_model.resize import Fit, enlarge, fit, plan, raster_places
 
@@ -161,3 +161,18 @@ def test_other_token_mixers_start_at_their_own_size_only(small: MixerConfig) -> 
         plan(shape, larger(shape, 2))
     with pytest.raises(ConfigError, match=r"mixer is 'mlp', and the weights have 'resmlp'"):
         plan(shape, small)
+
+
+@pytest.mark.parametrize("name", ["blocks.1.mlp_channels.fc1.bias", "stem.proj.weight", "head.bias"])
+@pytest.mark.parametrize("factor", [1, 2])
+def test_a_state_that_is_not_whole_starts_nothing(small: MixerConfig, name: str, factor: int) -> None:
+    state = scrambled(small).state_dict()
+    del state[name]
+    with pytest.raises(WeightsError, match=f"do not fit .*{name}"):
+        fit(state, small, larger(small, factor), head="new")
+
+
+def test_a_state_of_another_shape_than_it_is_said_to_be_starts_nothing(small: MixerConfig) -> None:
+    state = scrambled(config(None, **{**small.to_dict(), "channel_dim": 48})).state_dict()
+    with pytest.raises(WeightsError, match=r"do not fit .*mlp_channels"):
+        fit(state, small, small)
