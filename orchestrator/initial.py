@@ -114,7 +114,7 @@ def prepare(spec: Spec) -> Initial | None:
         return None
     try:
         return Initial(source, _of_file(source) if is_file(source) else _of_run(source), spec.model)
-    except (ConfigError, StoreError, MixerError) as error:
+    except (ConfigError, interop.WeightsError, StoreError, MixerError) as error:
         raise UserError(f"model.init {source}: {error}") from error
 
 
