@@ -85,6 +85,18 @@ def test_each_operation_keeps_the_rules_that_autograd_and_the_compiler_go_by(dty
     torch.library.opcheck(torch.ops.mixer.bias_gelu.default, (h, bias))
 
 
+@pytest.mark.parametrize("wide", [(0, 1), (0, 2)])
+def test_of_inputs_that_do_not_lie_in_rows_the_shapes_are_still_as_said(wide: tuple[int, int]) -> None:
+    """Strides too: the compiler goes by those that were said."""
+    lying = {(0, 1): ((3, 2, 4), (4, 2, 3)), (0, 2): ((4, 3, 2), (3, 4, 2))}[wide]
+    x, y, weight, bias = drawn(*lying, (4,), (4,), dtype=torch.float32)
+    x, y = x.transpose(*wide).requires_grad_(), y.transpose(*wide).requires_grad_()
+    h = drawn((3, 6))[0].t().requires_grad_()
+    torch.library.opcheck(torch.ops.mixer.norm_transpose.default, (x, weight, bias, 1e-6))
+    torch.library.opcheck(torch.ops.mixer.add_norm.default, (x, y, weight, bias, 1e-6))
+    torch.library.opcheck(torch.ops.mixer.bias_gelu.default, (h, drawn((3,))[0]))
+
+
 def test_sums_are_made_in_float32_whatever_the_input() -> None:
     """One thousand and a bf16 step: in bf16 the mean alone would be off by more than the values differ."""
     x = (torch.arange(64.0) * 8 + 1000).reshape(1, 1, 64).to(torch.bfloat16)
