@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 from mixer_model.kernels import ops, reference
@@ -103,6 +104,24 @@ def test_sums_are_made_in_float32_whatever_the_input() -> None:
     out, mean, rstd = reference.norm_transpose(x, torch.ones(64), torch.zeros(64), 1e-6)
     assert (mean.dtype, rstd.dtype, out.dtype) == (torch.float32, torch.float32, torch.bfloat16)
     torch.testing.assert_close(mean, x.float().mean(-1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_float64_is_refused_where_the_kernels_would_compute_in_float32(dtype: torch.dtype) -> None:
+    """Shapes of a GPU's tensors need no GPU."""
+    with FakeTensorMode():
+        x, weight = torch.empty(2, 3, 4, device="cuda", dtype=dtype), torch.empty(4, device="cuda")
+        calls = [
+            lambda: ops.norm_transpose(x, weight, weight, 1e-6),
+            lambda: ops.add_norm(x, x.transpose(1, 2), weight, weight, 1e-6)[0],
+            lambda: ops.bias_gelu(x, weight),
+        ]
+        for call in calls:
+            if dtype == torch.float32:
+                assert call().dtype == dtype
+            else:
+                with pytest.raises(TypeError, match=r"float64.*float32 on a GPU; .*float32 or bfloat16"):
+                    call()
 
 
 def test_the_kernels_are_said_to_run_only_where_they_can() -> None:
