@@ -62,7 +62,7 @@ channel by a softmax of a small MLP on their mean over the image, and projects t
   from weights.
 - Kernels start LeCun normal as everywhere in the network, but gMLP's gate starts open (W = 0, b = 1) and ResMLP's scale s small
   (0.1 up to 18 blocks, 1e-5 up to 24, 1e-6 beyond), and what projects the mean of three branches (`cycle`, `hire`) √3 times as wide,
-  without which they learn far slower. Kernels decay; biases, norms and scales do not.
+  which helps in the first steps only. Kernels decay; biases, norms and scales do not.
 - Only `mlp` can be exported to timm; the others go to safetensors with their config.
 - `depthwise` and `ms` are convolutions. cuDNN's fastest ones need not give the same bits twice, so training asks it for reproducible
   ones only. That was not tried on a GPU; who uses the modules elsewhere sets `torch.backends.cudnn.deterministic`.
