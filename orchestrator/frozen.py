@@ -122,6 +122,8 @@ def bind(
     """`spec` bound to its data sets and its first weights. UserError when the data cannot give what the spec asks for."""
     if train.samples < 1:
         raise UserError(f"data.train {spec.data.train} holds no samples; pack or index it first")
+    if geometry is None and val and val.samples < 1:  # of a new run: one that is frozen already still loads
+        raise UserError(f"data.val {spec.data.val} holds no samples; pack or index it first")
     batch, seed = spec.train.global_batch, spec.train.seed
     geometry = geometry or choose_geometry(
         train.samples,
