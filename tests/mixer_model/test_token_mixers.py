@@ -52,7 +52,7 @@ def test_kernels_are_lecun_normal() -> None:
 
 @pytest.mark.parametrize("mixer", ["cycle", "hire"])
 def test_three_branches_joined_are_as_strong_as_one(mixer: str) -> None:
-    """Their mean has a third of the variance; without the wider start both learn the digits far slower."""
+    """Their mean has a third of the variance; without the wider start both learn slower at first."""
     branch = Mixer(shape_of(mixer, dim=512, depth=1), seed=0).blocks[0].mlp_tokens
     assert float(branch.fuse.proj.weight.detach().std()) == pytest.approx((3 / 512) ** 0.5, rel=0.02)
     assert float(branch.own.weight.detach().std()) == pytest.approx((1 / 512) ** 0.5, rel=0.02)
