@@ -52,8 +52,8 @@ class Initial:
 
     def __init__(self, source: str, found: Found, model: Model) -> None:
         target = mixer_config(model.preset, **model.overrides())
-        self.notes = found.notes
         wanted = resize.plan(found.shape, target, model.head)
+        self.notes = (*found.notes, *_idle(model, wanted.head))
         state = resize.fit(found.state, found.shape, target, head=model.head, head_bias=model.first_bias)
         self._arrays = {name: _float32(name, value) for name, value in sorted(state.items())}
         self._header, offsets = tensor_file.header(
@@ -143,6 +143,15 @@ def _of_file(url: str) -> Found:
         except (interop.WeightsError, FileNotFoundError) as error:
             raise UserError(str(error).replace(str(path), "it")) from error
     return Found(read.config, read.state, notes=read.notes)
+
+
+def _idle(model: Model, head: str) -> tuple[str, ...]:
+    """What the spec says and these weights leave nothing to do for."""
+    if head == "new" or model.head_bias is None:
+        return ()
+    return (
+        f"model.head_bias {model.head_bias:g} does nothing: the head is kept, and its bias with it (head: new makes a new one)",
+    )
 
 
 def _float32(name: str, value: Tensor) -> Float32:

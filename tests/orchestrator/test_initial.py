@@ -269,3 +269,12 @@ def test_the_header_is_what_the_library_reads(tmp_path: Path) -> None:
     read = load_file(tmp_path / "x.safetensors")
     assert all(torch.equal(read[name], value) for name, value in tensors.items())
     assert places == [len(head), len(head) + 24]
+
+
+def test_a_head_bias_beside_a_head_that_is_kept_is_said_to_do_nothing(small: Small, tmp_path: Path) -> None:
+    source = weights(tmp_path / "a.safetensors")
+    frozen_at(small, "kept", f"model.init={source}", "model.head_bias=-3")
+    assert "model.head_bias -3 does nothing: the head is kept" in small.said[-1]
+    small.said.clear()
+    frozen_at(small, "new", f"model.init={source}", "model.head=new", "model.head_bias=-3")
+    assert not any("does nothing" in line for line in small.said)
