@@ -71,6 +71,7 @@ class Initial:
             sha256=sha256,
             path=f"init/{sha256[:16]}",
             manifest=hashlib.sha256(self._manifest).hexdigest(),
+            weights=_identity(self._arrays),
         )
 
     def write(self, store: Store) -> None:
@@ -143,6 +144,15 @@ def _of_file(url: str) -> Found:
         except (interop.WeightsError, FileNotFoundError) as error:
             raise UserError(str(error).replace(str(path), "it")) from error
     return Found(read.config, read.state, notes=read.notes)
+
+
+def _identity(arrays: dict[str, Float32]) -> str:
+    """SHA-256 of the names, shapes and values: the same for the same weights, whatever else a file or a config says of them."""
+    digest = hashlib.sha256()
+    for name, values in arrays.items():
+        digest.update(f"{name} {list(values.shape)}\n".encode())
+        digest.update(values.reshape(-1).view("u1").data)
+    return digest.hexdigest()
 
 
 def _idle(model: Model, head: str) -> tuple[str, ...]:

@@ -158,6 +158,8 @@ def _resume(run: Run, spec: Spec) -> Resolved:
     frozen = run.frozen()
     train, val = (frozen.train, frozen.val) if spec.data == frozen.spec.data else data_facts(spec)
     init = frozen.init if spec.model.init == frozen.spec.model.init else _init_facts(spec)
+    if init and frozen.init and frozen.init.weights is None:
+        init = replace(init, weights=None)  # frozen by a version that knew the file's digest only
     changed = differences(
         identity(frozen.spec, frozen.train, frozen.val, frozen.init), identity(spec, train, val, init)
     )
