@@ -2,8 +2,8 @@
 
     a file or url -> mixer_model.interop.read -> model.safetensors and config.json in the store -> `model.init` of a spec
 
-config.json comes first and says where the weights are from and their SHA-256: where model.safetensors is, the import is whole. Weights
-that are there already are never replaced by others.
+model.safetensors comes first, and only where none is: of two imports under one name one wins, and weights that are there are never
+replaced by others. It is whole by itself; config.json, which follows, says where the weights are from and their SHA-256.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from mixer_model.config import preset_of
 from mixer_model.interop import WeightsError, read
 from mixer_model.interop.ours import CONFIG, WEIGHTS, config_text, packed, sidecar
 from mixer_model.interop.reading import Found
+from orchestrator.beside import free_beside
 from orchestrator.errors import UserError
-from orchestrator.fetched import at_hand
+from orchestrator.fetched import CHUNK_BYTES, at_hand
 from orchestrator.launch import default_store
 from orchestrator.urls import absolute, is_file
 
@@ -38,6 +39,7 @@ def import_weights(
 ) -> dict[str, Any]:
     """What the weights in `source` are, and where they now lie: in the store under `name`, or at `out`. UserError where they are none."""
     wanted = _checked_name(name or _name_of(source))
+    beside_out = free_beside(_file_of(out)) if out else None
     found, origin = _read(source, activation)
     data = packed({key: value.float() for key, value in found.state.items()}, found.config)
     facts = _facts(source, found, data)
@@ -48,22 +50,38 @@ def import_weights(
         if out
         else _to_store(f"{absolute(default_store(store))}/weights/{wanted}", text, data, facts)
     )
-    return {**facts, "url": url, "spec": _spec_line(url, facts)}
+    return {
+        **facts,
+        "url": url,
+        "beside": str(beside_out.absolute()) if beside_out else f"{url.rpartition('/')[0]}/{CONFIG}",
+        "spec": _spec_line(url, facts),
+    }
 
 
 def _read(source: str, activation: str | None) -> tuple[Found, dict[str, str]]:
     """What is there, and the name and SHA-256 of the file it was in."""
     url = source if "://" not in source or is_file(source) else f"{source.rstrip('/')}/{WEIGHTS}"
-    with at_hand(url) as path:
-        try:
-            return read(path, activation=activation), _origin(path, source)
-        except (WeightsError, FileNotFoundError) as error:
-            raise UserError(str(error).replace(str(path), source)) from error
+    try:
+        with at_hand(url) as path:
+            return _told(path, source, activation)
+    except OSError as error:
+        raise UserError(f"{source} cannot be read: {error.strerror or error}") from error
+
+
+def _told(path: Path, source: str, activation: str | None) -> tuple[Found, dict[str, str]]:
+    try:
+        return read(path, activation=activation), _origin(path, source)
+    except (WeightsError, FileNotFoundError) as error:
+        raise UserError(str(error).replace(str(path), source)) from error
+
+
+def _file_of(out: Path) -> Path:
+    """The file itself, or model.safetensors in the folder (what has no suffix is one)."""
+    return out if out.suffix == ".safetensors" else out / WEIGHTS
 
 
 def _to_file(out: Path, text: bytes, data: bytes) -> str:
-    """Into the file, or as model.safetensors into the folder (what has no suffix is one)."""
-    path = out if out.suffix == ".safetensors" else out / WEIGHTS
+    path = _file_of(out)
     folder = open_store(path.parent)
     folder.put(sidecar(path).name, text)
     folder.put(path.name, data)
@@ -72,24 +90,33 @@ def _to_file(out: Path, text: bytes, data: bytes) -> str:
 
 def _to_store(url: str, text: bytes, data: bytes, facts: dict[str, Any]) -> str:
     store = open_store(url)
-    if store.head(WEIGHTS) is not None:
-        _refuse_others(store, url, facts["sha256"])
-    else:
-        store.put(CONFIG, text)
-        store.put(WEIGHTS, data)
-    return f"{url}/{WEIGHTS}"
-
-
-def _refuse_others(store: Store, url: str, sha256: str) -> None:
-    """UserError unless the weights that are there are these."""
-    try:
-        there = json.loads(store.get(CONFIG)).get("sha256")
-    except (NotFound, ValueError, AttributeError):
-        there = None
-    if there != sha256:
+    if not store.put_if_absent(WEIGHTS, data) and _digest(store, len(data)) != facts["sha256"]:
         raise UserError(
             f"other weights are at {url} already, and runs may start from them; give these another --name"
         )
+    if _said(store) != facts["sha256"]:  # nothing, or what an import left that was killed before its weights
+        store.put(CONFIG, text)
+    return f"{url}/{WEIGHTS}"
+
+
+def _digest(store: Store, size: int) -> str | None:
+    """The SHA-256 of the weights that are there; None where they are of another size, so are not read."""
+    info = store.head(WEIGHTS)
+    if info is None or info.size != size:
+        return None
+    digest = hashlib.sha256()
+    for start in range(0, size, CHUNK_BYTES):
+        digest.update(store.get_range(WEIGHTS, start, min(CHUNK_BYTES, size - start)))
+    return digest.hexdigest()
+
+
+def _said(store: Store) -> str | None:
+    """The SHA-256 that config.json tells, where one is there."""
+    try:
+        said: str | None = json.loads(store.get(CONFIG)).get("sha256")
+    except (NotFound, ValueError, AttributeError):
+        return None
+    return said
 
 
 def _facts(source: str, found: Found, data: bytes) -> dict[str, Any]:

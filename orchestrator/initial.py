@@ -13,6 +13,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import google_crc32c
 import numpy as np
@@ -34,6 +35,7 @@ from orchestrator.spec import Model, Spec
 from orchestrator.urls import IMPORTED, is_file
 
 FILE = IMPORTED  # so that a run's copy can itself be a model.init
+ASSUMED = "does not say its activation"  # in a note of mixer_model.interop.reading
 SLICE_ELEMENTS = 1 << 20  # 4 MB: what a checksum covers
 
 
@@ -113,10 +115,24 @@ def prepare(spec: Spec) -> Initial | None:
     source = spec.model.init
     if source is None:
         return None
+    notes: tuple[str, ...] = ()
     try:
-        return Initial(source, _of_file(source) if is_file(source) else _of_run(source), spec.model)
-    except (ConfigError, StoreError, MixerError) as error:
-        raise UserError(f"model.init {source}: {error}") from error
+        found = _of_file(source) if is_file(source) else _of_run(source)
+        notes = (*_way_out(source, found, spec.model), *found.notes)
+        return Initial(source, found, spec.model)
+    except (ConfigError, interop.WeightsError, StoreError, MixerError) as error:
+        noted = "".join(f". Note: {note}" for note in notes)
+        raise UserError(f"model.init {source}: {error}{noted}") from error
+
+
+def _way_out(source: str, found: Found, model: Model) -> list[str]:
+    """What to do where only a guess stands between the weights and the spec: a file that does not say its activation."""
+    wanted = mixer_config(model.preset, **model.overrides()).activation
+    if found.shape.activation == wanted or not any(ASSUMED in note for note in found.notes):
+        return []
+    return [
+        f"or, if they were trained with {wanted}, `mixer import {source} --activation {wanted}` and start from that"
+    ]
 
 
 def _of_run(url: str) -> Found:
@@ -138,12 +154,21 @@ def _of_run(url: str) -> Found:
 
 
 def _of_file(url: str) -> Found:
-    with at_hand(url) as path:
-        try:
-            read = interop.read(path)
-        except (interop.WeightsError, FileNotFoundError) as error:
-            raise UserError(str(error).replace(str(path), "it")) from error
+    try:
+        with at_hand(url) as path:
+            read = _read(path)
+    except FileNotFoundError as error:
+        raise UserError("no file is there; it is to be a .safetensors, .npz or .pth") from error
+    except OSError as error:
+        raise UserError(f"it cannot be read: {error.strerror or error}") from error
     return Found(read.config, read.state, notes=read.notes)
+
+
+def _read(path: Path) -> interop.Found:
+    try:
+        return interop.read(path)
+    except interop.WeightsError as error:
+        raise UserError(str(error).replace(str(path), "it")) from error
 
 
 def _identity(arrays: dict[str, Float32]) -> str:

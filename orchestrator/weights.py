@@ -15,6 +15,7 @@ from mixer_model.config import MixerConfig
 from mixer_model.losses import LOSSES
 from mixer_model.mixer import Mixer, to_input
 from orchestrator import checkpoints
+from orchestrator.beside import free_beside
 from orchestrator.errors import UserError
 from orchestrator.frozen import Frozen
 from orchestrator.launch import data_facts
@@ -23,7 +24,7 @@ from orchestrator.run_store import Run, effective
 from orchestrator.training.data import evaluation_batches, open_dataset
 from orchestrator.training.engine import Place, build_model
 from orchestrator.training.evaluate import NOTHING, added, facts, scores
-from orchestrator.urls import absolute
+from orchestrator.urls import IMPORTED, absolute
 
 Tell = Callable[[int, int], None]
 
@@ -89,17 +90,22 @@ def here() -> Place:
 
 def export_run(run: Run, path: Path) -> Path:
     """Write the newest weights to `path` as safetensors with timm's parameter names."""
+    free_beside(path)
     model, _, _ = load_network(run)
     interop.export_safetensors(model.state_dict(), path, model.config)
     return path
 
 
 def export_as(run: Run, path: Path | None, form: str) -> dict[str, Any]:
-    """Write the newest weights in a format of FORMATS: run, step, format, file, bytes and notes. UserError where it cannot hold them."""
-    model, _, step = load_network(run)
+    """Write the newest weights in a format of FORMATS: run, step, format, file, the JSON beside it, bytes and notes.
+
+    UserError where the format cannot hold them, or the JSON's place is taken.
+    """
     target = path or Path(f"{run.name}{SUFFIXES[form]}")
     if target.is_dir() and form != "timm":
         target = target / f"{run.name}{SUFFIXES[form]}"
+    beside = _beside(target, form)
+    model, _, step = load_network(run)
     try:
         notes = _write(model, target, form)
     except interop.WeightsError as error:
@@ -109,9 +115,18 @@ def export_as(run: Run, path: Path | None, form: str) -> dict[str, Any]:
         "step": step,
         "format": form,
         "file": str(target),
+        "beside": str(beside) if beside else None,
         "bytes": _bytes(target),
-        "notes": notes,
+        "notes": [*([f"its config is in {beside}"] if beside else []), *notes],
     }
+
+
+def _beside(target: Path, form: str) -> Path | None:
+    """The JSON that is written with it; None where the format has none. UserError where it would replace another one."""
+    if form not in ("safetensors", "timm"):
+        return None
+    a_file = form != "timm" or target.suffix in (".safetensors", ".pth", ".bin", ".pt")
+    return free_beside(target if a_file else target / IMPORTED)
 
 
 def _write(model: Mixer, path: Path, form: str) -> list[str]:

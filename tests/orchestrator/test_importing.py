@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,11 @@ import yaml
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from data_pipeline.storage import NotFound, open_store
+from data_pipeline.storage import NotFound, Store, open_store
 from mixer_model.config import MixerConfig, config
 from mixer_model.interop import export_google, export_safetensors, load
 from mixer_model.mixer import Mixer
+from orchestrator import importing
 from orchestrator.cli import app
 from orchestrator.errors import UserError
 from orchestrator.importing import import_weights
@@ -100,6 +103,76 @@ def test_a_bucket_is_a_store_too(npz: Path, tmp_path: Path, rclone_bucket: Calla
     assert sorted(path.name for path in tmp_path.rglob("out*")) == ["out", "out.json", "out.safetensors"]
     with pytest.raises(NotFound, match=r"nothing at .*/weights/b/model.safetensors"):
         import_weights(f"{url}/weights/b", out=tmp_path / "out")
+
+
+def test_of_two_imports_under_one_name_one_wins_and_nothing_is_mixed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed in (1, 2):
+        export_safetensors(weights(seed=seed), tmp_path / f"{seed}.safetensors", SHAPE)
+    ready = threading.Barrier(2)
+
+    def together(url: str) -> Store:
+        ready.wait(timeout=20)
+        return open_store(url)
+
+    monkeypatch.setattr(importing, "open_store", together)
+
+    def bring(seed: int, name: str) -> str | None:
+        try:
+            facts = import_weights(
+                str(tmp_path / f"{seed}.safetensors"), name=name, store=str(tmp_path / "store")
+            )
+        except UserError:
+            return None
+        return str(facts["sha256"])
+
+    for attempt in range(4):
+        name = f"a{attempt}"
+        with ThreadPoolExecutor(2) as pool:
+            won = list(pool.map(bring, (1, 2), (name, name)))
+        there = tmp_path / "store" / "weights" / name
+        sha256 = hashlib.sha256((there / "model.safetensors").read_bytes()).hexdigest()
+        assert [each for each in won if each] == [sha256]
+        assert json.loads((there / "config.json").read_text())["sha256"] == sha256
+
+
+@pytest.mark.parametrize("left", ["nothing", "of others", "none of json"])
+def test_an_import_that_was_killed_before_its_config_is_completed_by_the_next(
+    npz: Path, tmp_path: Path, left: str
+) -> None:
+    facts = import_weights(str(npz), name="a", store=str(tmp_path / "store"))
+    said = Path(facts["beside"])
+    whole = said.read_bytes()
+    said.unlink()
+    if left != "nothing":
+        said.write_text('{"sha256": "0"}' if left == "of others" else "{")
+    assert import_weights(str(npz), name="a", store=str(tmp_path / "store")) == facts
+    assert said.read_bytes() == whole
+
+
+def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / f"{'x' * 300}.npz"  # no file system takes that
+    with pytest.raises(UserError, match=r"x.npz cannot be read: File name too long"):
+        import_weights(str(path), name="a", store=str(tmp_path / "store"))
+
+
+@pytest.mark.parametrize("out", ["first.safetensors", "folder"])
+def test_a_json_that_mixer_did_not_write_is_never_replaced_by_an_import(
+    npz: Path, tmp_path: Path, out: str
+) -> None:
+    target = tmp_path / "there" / out
+    theirs = target / "config.json" if out == "folder" else target.with_suffix(".json")
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text('{"run": "first", "history": []}')
+    with pytest.raises(UserError, match=rf"{theirs} is there and no config that mixer wrote: remove it"):
+        import_weights(str(npz), out=target)
+    assert theirs.read_text() == '{"run": "first", "history": []}'
+    assert [path for path in target.parent.rglob("*") if path.is_file()] == [theirs]
+    theirs.unlink()
+    facts = import_weights(str(npz), out=target)
+    assert facts["beside"] == str(theirs)
+    assert import_weights(str(npz), out=target) == facts  # its own it may
 
 
 def test_half_precision_is_written_in_full(tmp_path: Path) -> None:

@@ -183,6 +183,33 @@ def test_a_start_that_does_not_fit_is_refused_before_anything_is_written(
     assert sorted(Path(small.store).rglob("*")) == before
 
 
+def test_a_guessed_activation_is_called_a_guess_and_the_way_out_is_named(
+    small: Small, tmp_path: Path
+) -> None:
+    bare = tmp_path / "timm.safetensors"  # as timm's Google weights: nothing says which GELU was meant
+    bare.write_bytes(save(load_file(weights(tmp_path / "a.safetensors"))))
+    with pytest.raises(UserError) as caught:
+        small.resolve("tuned", f"model.init={bare}")
+    said = str(caught.value)
+    assert "activation is 'gelu_tanh', and the weights have 'gelu'" in said
+    assert f"if they were trained with gelu_tanh, `mixer import {bare} --activation gelu_tanh`" in said
+    assert "Note: the file does not say its activation; taken is gelu" in said
+    stated = weights(tmp_path / "b.safetensors", config(None, **{**SHAPE.to_dict(), "activation": "gelu"}))
+    with pytest.raises(UserError) as caught:
+        small.resolve("tuned", f"model.init={stated}")
+    assert str(caught.value).endswith("set activation to 'gelu'")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("x", "no file is there"), ("x" * 300, "it cannot be read: File name too long")]
+)
+def test_a_first_file_that_cannot_be_read_is_one_line(
+    small: Small, tmp_path: Path, name: str, said: str
+) -> None:
+    with pytest.raises(UserError, match=rf"model.init .*x.npz: {said}"):
+        small.resolve("tuned", f"model.init={tmp_path / name}.npz")
+
+
 def test_a_head_without_an_init_does_nothing_and_is_refused(small: Small) -> None:
     with pytest.raises(SpecError, match="head got 'new'; it goes with init"):
         small.resolve("x", "model.head=new")
