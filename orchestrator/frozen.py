@@ -46,6 +46,14 @@ class InitFacts:
     sha256: str  # of the copy's file
     path: str
     manifest: str  # SHA-256 of the copy's manifest
+    weights: str | None = (
+        None  # SHA-256 of names, shapes and values; None in runs that are identified by `sha256`
+    )
+
+    @property
+    def digest(self) -> str:
+        """What identifies the weights. The file's own digest holds its header too, and that the network's config."""
+        return self.weights or self.sha256
 
     @property
     def words(self) -> str:
@@ -161,7 +169,7 @@ def identity(
 ) -> dict[str, Any]:
     """The keys of the run's identity, flat: `model.depth` -> value. Of first weights it is their digest, not where they came from."""
     tree = identity_tree(spec)
-    tree["model"]["init"] = f"sha256:{init.sha256}" if init else None
+    tree["model"]["init"] = f"sha256:{init.digest}" if init else None
     tree["data"]["train (digest)"], tree["data"]["val (digest)"] = train.digest, val.digest if val else None
     return flat(tree)
 

@@ -54,8 +54,8 @@ class Initial:
 
     def __init__(self, source: str, found: Found, model: Model) -> None:
         target = mixer_config(model.preset, **model.overrides())
-        self.notes = found.notes
         wanted = resize.plan(found.shape, target, model.head)
+        self.notes = (*found.notes, *_idle(model, wanted.head))
         state = resize.fit(found.state, found.shape, target, head=model.head, head_bias=model.first_bias)
         self._arrays = {name: _float32(name, value) for name, value in sorted(state.items())}
         self._header, offsets = tensor_file.header(
@@ -73,6 +73,7 @@ class Initial:
             sha256=sha256,
             path=f"init/{sha256[:16]}",
             manifest=hashlib.sha256(self._manifest).hexdigest(),
+            weights=_identity(self._arrays),
         )
 
     def write(self, store: Store) -> None:
@@ -168,6 +169,24 @@ def _read(path: Path) -> interop.Found:
         return interop.read(path)
     except interop.WeightsError as error:
         raise UserError(str(error).replace(str(path), "it")) from error
+
+
+def _identity(arrays: dict[str, Float32]) -> str:
+    """SHA-256 of the names, shapes and values: the same for the same weights, whatever else a file or a config says of them."""
+    digest = hashlib.sha256()
+    for name, values in arrays.items():
+        digest.update(f"{name} {list(values.shape)}\n".encode())
+        digest.update(values.reshape(-1).view("u1").data)
+    return digest.hexdigest()
+
+
+def _idle(model: Model, head: str) -> tuple[str, ...]:
+    """What the spec says and these weights leave nothing to do for."""
+    if head == "new" or model.head_bias is None:
+        return ()
+    return (
+        f"model.head_bias {model.head_bias:g} does nothing: the head is kept, and its bias with it (head: new makes a new one)",
+    )
 
 
 def _float32(name: str, value: Tensor) -> Float32:

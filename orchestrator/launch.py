@@ -24,11 +24,10 @@ from data_pipeline.storage import Store, StoreError
 from orchestrator import left_out
 from orchestrator.errors import DONE, RESUMABLE, SpecError, StoreLost, UserError
 from orchestrator.frozen import DataFacts, Frozen, InitFacts, bind, differences, identity, resources
-from orchestrator.recipe import expand
 from orchestrator.run_log import ENDS, Entry, RunLog, new_writer
 from orchestrator.run_store import Heartbeat, Run, create, effective, list_runs, new_name, runs_url
 from orchestrator.spec import Spec
-from orchestrator.spec_text import load_spec, load_tree, parse_spec, validate
+from orchestrator.spec_text import load_spec, load_tree, parse_spec, written
 from orchestrator.urls import absolute, whole
 
 if TYPE_CHECKING:
@@ -121,7 +120,7 @@ def resolve(
 
 
 def _from_spec(tree: dict[str, Any], store: str | None, name: str | None, remember: bool) -> Resolved:
-    spec = validate(expand(tree))
+    spec = written(tree)
     base = absolute(store or spec.store or default_store())
     spec = whole(spec, base)
     run = Run(f"{runs_url(base)}/{name or new_name(spec.name)}")
@@ -159,6 +158,8 @@ def _resume(run: Run, spec: Spec) -> Resolved:
     frozen = run.frozen()
     train, val = (frozen.train, frozen.val) if spec.data == frozen.spec.data else data_facts(spec)
     init = frozen.init if spec.model.init == frozen.spec.model.init else _init_facts(spec)
+    if init and frozen.init and frozen.init.weights is None:
+        init = replace(init, weights=None)  # frozen by a version that knew the file's digest only
     changed = differences(
         identity(frozen.spec, frozen.train, frozen.val, frozen.init), identity(spec, train, val, init)
     )

@@ -70,6 +70,7 @@ RULES = """\
   `channel_dim` four times `dim`, where they are not given.
 - `model.image_size` is a multiple of the patch.
 - With `model.mixer: s2`, 4 divides `dim`; with `ccs`, 8 does; with `hire`, the image has an even number of patches along a side.
+- `model.drop_path_rescale: true` goes with `model.drop_path` above 0.
 - `model.label_smoothing` above 0 goes with `model.loss: softmax`.
 - `recipe` is read when a run is made; a run that is there takes no other.
 - With `model.init`, `patch`, `dim`, `depth`, `channel_dim`, `activation` and `mixer` are those of the weights. `image_size` is theirs or

@@ -50,7 +50,7 @@ class Model(Section):
         0.0, ge=0, lt=1, description="stochastic depth at the last block; linear from 0 at the first"
     )
     drop_path_rescale: bool = Field(
-        False, description="divide what is kept by its share, as timm does; the paper's code does not"
+        False, description="divide what drop_path keeps by its share, as timm does; the paper's code does not"
     )
     activation: Literal["gelu", "gelu_tanh"] = Field(
         "gelu_tanh", description="GELU by tanh (JAX, the published networks) or by erf (timm)"
@@ -66,7 +66,7 @@ class Model(Section):
         0.0, ge=0, lt=1, description="share of the softmax's target that all classes get alike"
     )
     head_bias: float | None = Field(
-        None, description="first bias of the head; null: -ln(classes) for sigmoid, else 0"
+        None, description="first bias of a head that is not init's; null: -ln(classes) for sigmoid, else 0"
     )
     init: str | None = Field(
         None,
@@ -241,8 +241,8 @@ class Train(Section):
     )
     recompute: Literal["none", "gelu", "block"] = Field(
         "none",
-        description="memory for time: what the backward pass computes again. `gelu`: what comes out of each GELU, cheap and 38 % less to "
-        "keep at H/14; `block`: all but a block's input",
+        description="memory for time: what the backward pass computes again. `gelu`: what comes out of the GELUs of MLPs (not that "
+        "of gmlp and smlp, which is in no MLP), cheap and 38 % less to keep at H/14; `block`: all but a block's input",
     )
     seed: int = Field(0, ge=0, lt=2**63, description="of weights, order and augmentation")
 

@@ -23,7 +23,7 @@ _CREDENTIAL = re.compile(r"://[^/@\s]+:[^/@\s]+@|(?:AKIA|ASIA)[A-Z0-9]{16}")
 
 def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> Spec:
     """The Spec in the YAML file `path` with `key.path=value` overrides applied. SpecError or UserError."""
-    return validate(expand(load_tree(path, overrides)))
+    return written(load_tree(path, overrides))
 
 
 def load_tree(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def parse_spec(
     Without `recipes` the text has all values, as that of a frozen run, and a recipe's name in it is no more than a name.
     """
     tree = parse_tree(text, overrides, where)
-    return validate(expand(tree) if recipes else tree)
+    return written(tree) if recipes else validate(tree)
 
 
 def parse_tree(text: str, overrides: Sequence[str] = (), where: str = "spec") -> dict[str, Any]:
@@ -63,6 +63,21 @@ def parse_tree(text: str, overrides: Sequence[str] = (), where: str = "spec") ->
     for item in overrides:
         _set(tree, item)
     return tree
+
+
+def written(tree: dict[str, Any]) -> Spec:
+    """The Spec of what a user wrote: a recipe's values put under it, and no key in it that would do nothing. SpecError.
+
+    A frozen spec is validated only: one that an older version accepted still loads.
+    """
+    spec = validate(expand(tree))
+    if spec.model.drop_path_rescale and not spec.model.drop_path:
+        raise SpecError(
+            [
+                "model.drop_path_rescale: got True; it goes with drop_path above 0, which is 0: leave it out, or set drop_path"
+            ]
+        )
+    return spec
 
 
 def validate(tree: dict[str, Any]) -> Spec:

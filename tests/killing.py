@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from multiprocessing import connection
+from pathlib import Path
 from typing import Any
 
 from data_pipeline.storage import Bytes, Store
@@ -25,6 +26,7 @@ from orchestrator.training import worker
 from tests.runs import wait_for
 
 _MOMENTS, _SLOW, _STEP, _HOLD = "MIXER_TEST_KILLS", "MIXER_TEST_SLOW", "MIXER_TEST_KILL_AT", "MIXER_TEST_HOLD"
+_MARKS = "MIXER_TEST_MARKS"
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,9 @@ def moments(*kills: Moment) -> dict[str, str]:
     return {_MOMENTS: json.dumps([asdict(moment) for moment in kills])}
 
 
-def slow(seconds: float) -> dict[str, str]:
-    """The environment of workers that take `seconds` longer for a step."""
-    return {_SLOW: str(seconds)}
+def slow(seconds: float, marks: Path | None = None) -> dict[str, str]:
+    """The environment of workers that take `seconds` longer for a step. In one, each leaves a file in `marks`, by its rank."""
+    return {_SLOW: str(seconds), **({_MARKS: str(marks)} if marks else {})}
 
 
 def at_step(step: int, rank: int = 1) -> dict[str, str]:
@@ -160,6 +162,8 @@ def _slow_steps(seconds: float) -> None:
     one_step = loop.one_step
 
     def slowly(task: loop.Task) -> tuple[bool, bool]:
+        if folder := os.environ.get(_MARKS):
+            (Path(folder) / os.environ["RANK"]).touch()
         time.sleep(seconds)
         return one_step(task)
 

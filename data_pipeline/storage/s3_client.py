@@ -187,8 +187,10 @@ def new_session() -> Any:
     rank opens several stores.
     """
     core = botocore.session.Session()
+    session = boto3.session.Session(botocore_session=core)
+    # Not before: boto3 adds a path of its own to the reader that it finds, and a shared one would grow with each session.
     core.register_component("data_loader", _loader(core.get_config_variable("data_path")))
-    return boto3.session.Session(botocore_session=core)
+    return session
 
 
 @functools.cache

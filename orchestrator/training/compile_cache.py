@@ -33,6 +33,13 @@ from orchestrator.training.contact import Contact
 from orchestrator.training.events import Events
 
 FORMAT = 2  # of the key; to be raised when engine.py compiles with other options
+PACKAGES = Path(__file__).parents[2]  # where the packages lie
+SOURCES = (
+    "mixer_model/layers.py",
+    "mixer_model/mixer.py",
+    "mixer_model/token_mixers/*.py",
+    "orchestrator/training/blocks.py",
+)
 MOST_BYTES = 1 << 30  # of an unpacked cache; a block's kernels are some MB
 _LIBRARIES = ("torch", "triton", "deepspeed")
 _PASSING = (".lock", ".tmp")  # ends of names of files that hold nothing to keep
@@ -48,6 +55,7 @@ def facts(spec: Spec, device: str, threads: int) -> dict[str, Any]:
     train = spec.train
     return {
         "format": FORMAT,
+        "sources": sources(PACKAGES),
         "python": platform.python_version(),
         "libraries": {name: _version(name) for name in _LIBRARIES},
         "system": [platform.system(), platform.machine(), *platform.libc_ver()],
@@ -61,6 +69,15 @@ def facts(spec: Spec, device: str, threads: int) -> dict[str, Any]:
         "options": {key: value for key, value in os.environ.items() if key.startswith("TORCHINDUCTOR_")}
         | {"TORCHINDUCTOR_CACHE_DIR": None},
     }
+
+
+def sources(packages: Path) -> str:
+    """SHA-256 of the code that is compiled, and of how it is told to be: another network of the same shape has another key."""
+    digest = hashlib.sha256()
+    for path in sorted(path for pattern in SOURCES for path in packages.glob(pattern)):
+        data = path.read_bytes()
+        digest.update(f"{path.relative_to(packages).as_posix()} {len(data)}\n".encode() + data)
+    return digest.hexdigest()
 
 
 def key(found: dict[str, Any]) -> str:

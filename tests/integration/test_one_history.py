@@ -173,10 +173,11 @@ def _progress(first: Driver) -> dict[str, Any]:
 
 def leave_at_once(small: Small) -> None:
     """The second signal does not wait for anybody, and no worker stays behind."""
-    with driver(small, "run", *SPEC, env=killing.slow(60.0)) as first:
+    marks = small.folder / "in a step"
+    marks.mkdir()
+    with driver(small, "run", *SPEC, env=killing.slow(60.0, marks)) as first:
         workers = wait_for(lambda: len(pids := first.workers()) == 2 and pids)
-        wait_for(lambda: "world_size" in _progress(first))
-        time.sleep(1.0)  # they are in their first step now: before it they would leave when told
+        wait_for(lambda: len(list(marks.iterdir())) == 2)  # before it they would leave when told
         send(signal.SIGINT, first.process.pid)
         wait_for(lambda: "saving, then leaving" in first.said)
         time.sleep(1.0)

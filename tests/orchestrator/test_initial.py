@@ -296,3 +296,39 @@ def test_the_header_is_what_the_library_reads(tmp_path: Path) -> None:
     read = load_file(tmp_path / "x.safetensors")
     assert all(torch.equal(read[name], value) for name, value in tensors.items())
     assert places == [len(head), len(head) + 24]
+
+
+def test_a_head_bias_beside_a_head_that_is_kept_is_said_to_do_nothing(small: Small, tmp_path: Path) -> None:
+    source = weights(tmp_path / "a.safetensors")
+    frozen_at(small, "kept", f"model.init={source}", "model.head_bias=-3")
+    assert "model.head_bias -3 does nothing: the head is kept" in small.said[-1]
+    small.said.clear()
+    frozen_at(small, "new", f"model.init={source}", "model.head=new", "model.head_bias=-3")
+    assert not any("does nothing" in line for line in small.said)
+
+
+def test_what_a_config_says_beside_the_weights_is_not_their_identity(small: Small, tmp_path: Path) -> None:
+    source = weights(tmp_path / "a.safetensors")
+    one = small.resolve("one", f"model.init={source}").frozen.init
+    two = small.resolve("two", f"model.init={source}", "model.drop_path=0.1").frozen.init
+    other = small.resolve("three", f"model.init={weights(tmp_path / 'b.safetensors', seed=2)}").frozen.init
+    assert one
+    assert two
+    assert other
+    assert one.digest == two.digest != other.digest
+    assert one.sha256 != two.sha256, "the files differ, and each is proven by its own"
+
+
+def test_a_run_that_knows_the_files_digest_only_is_still_resumed_by_another_path(
+    small: Small, tmp_path: Path
+) -> None:
+    source = weights(tmp_path / "a.safetensors")
+    frozen_at(small, "old", f"model.init={source}")
+    path = Path(small.store) / "runs" / "old" / "spec.yaml"
+    tree = yaml.safe_load(path.read_text())
+    del tree["init"]["weights"]
+    path.write_text(yaml.safe_dump(tree))
+    copy = shutil.copy(source, tmp_path / "b.safetensors")
+    assert not small.resolve("old", f"model.init={copy}").new
+    with pytest.raises(SpecError, match=r"differs in 1 key\(s\): model.init"):
+        small.resolve("old", f"model.init={weights(tmp_path / 'c.safetensors', seed=2)}")

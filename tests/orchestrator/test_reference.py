@@ -62,6 +62,7 @@ def test_defaults_on_the_page_are_those_of_the_models() -> None:
         "train.epochs=1",
         "train.zero=0",
         "train.warmup_steps=10 min",
+        "model.drop_path_rescale=true",
         "model.preset=null",
         "model.image_size=33",
         "data.scale=[0.9, 0.1]",

@@ -228,3 +228,12 @@ def test_what_evaluation_sees_may_change_between_attempts() -> None:
 def test_an_empty_validation_set_is_refused_before_the_run_that_would_end_with_it() -> None:
     with pytest.raises(UserError, match=r"data\.val None holds no samples; pack or index it first"):
         bind(parse_spec(GOOD), FACTS, DataFacts(0, 0.0, "ab"), code={})
+
+
+def test_a_rescaling_of_nothing_is_refused_in_what_is_written_and_loads_where_it_is_frozen() -> None:
+    said = "model.drop_path_rescale: got True; it goes with drop_path above 0"
+    assert said in problems("model.drop_path_rescale=true")
+    assert parse_spec(GOOD, ["model.drop_path_rescale=true", "model.drop_path=0.1"]).model.drop_path_rescale
+    tree = yaml.safe_load(bind(parse_spec(GOOD), FACTS, None, code={}).to_yaml())
+    tree["spec"]["model"]["drop_path_rescale"] = True
+    assert Frozen.from_yaml(yaml.safe_dump(tree)).spec.model.drop_path_rescale

@@ -262,3 +262,12 @@ def test_sessions_share_what_is_known_of_services_and_no_keys(
     second = new_session()
     assert second.get_credentials().access_key == "another"
     assert len({id(each._session.get_component("data_loader")) for each in (first, second)}) == 1
+
+
+def test_the_reader_that_sessions_share_does_not_grow_with_them() -> None:
+    first = new_session()._session.get_component("data_loader")
+    before = list(first.search_paths)
+    new_session().client("s3", region_name="us-east-1")
+    again = new_session()._session.get_component("data_loader")
+    assert again is first
+    assert again.search_paths == before

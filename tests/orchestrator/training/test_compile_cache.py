@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -126,6 +127,28 @@ def test_the_machine_is_in_the_key_and_what_compiles_nothing_is_not(monkeypatch:
     assert key(parse_spec(SPEC), device="another GPU") != first
     assert key(parse_spec(SPEC), threads=2) != first
     monkeypatch.setattr(compile_cache, "_version", lambda name: "9.9")
+    assert key(parse_spec(SPEC)) != first
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        "mixer_model/layers.py",
+        "mixer_model/mixer.py",
+        "mixer_model/token_mixers/gmlp.py",
+        "orchestrator/training/blocks.py",
+    ],
+)
+def test_a_change_of_the_code_that_is_compiled_changes_the_key(
+    changed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = key(parse_spec(SPEC))
+    for package in ("mixer_model", "orchestrator"):
+        shutil.copytree(compile_cache.PACKAGES / package, tmp_path / package)
+    monkeypatch.setattr(compile_cache, "PACKAGES", tmp_path)
+    assert key(parse_spec(SPEC)) == first
+    with open(tmp_path / changed, "a") as file:
+        file.write("# another\n")
     assert key(parse_spec(SPEC)) != first
 
 
