@@ -130,8 +130,10 @@ class EvalLoader:
 
 
 def _fill(batch: EvalBatch) -> None:
-    """Repeats the first real sample where there is none; a batch without any stays black."""
-    if batch.real.any():
+    """Repeats the first real sample where there is none; without any all stays black, with labels that every loss takes."""
+    if not batch.real.any():
+        batch.labels.zero_()
+    else:
         source = int(batch.real.nonzero()[0, 0])
         batch.images[~batch.real] = batch.images[source].clone()
         batch.labels[~batch.real] = batch.labels[source].clone()

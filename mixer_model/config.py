@@ -37,7 +37,7 @@ class MixerConfig:
     depth: int
     """Number of blocks."""
     token_dim: int
-    """D_S, the hidden width between tokens, where the mixer has one: mlp, gmlp, hire."""
+    """D_S, the hidden width between tokens, where the mixer has one: mlp, gmlp, hire. The others take any and ignore it."""
     channel_dim: int
     """D_C, the hidden width of the MLP between channels."""
     classes: int = 1000

@@ -40,7 +40,10 @@ def cost(
     recompute: str = "none",
     **overrides: int | float | str,
 ) -> Cost:
-    """The cost of a config, or of a preset with `overrides` (classes=, image_size=, ...).
+    """The cost of a config or of a preset, with `overrides` (classes=, image_size=, ...).
+
+    With another `dim` a preset's hidden widths follow it, as in `config`; those of a MixerConfig stay as they are: its numbers are
+    all given.
 
     `bytes_per_value` is the width of an activation: 2 for bf16, 4 for fp32. `recompute`, one of RECOMPUTE, is what
     the backward pass computes again; it changes `activation_bytes` only. Raises ConfigError as `config` does, and

@@ -65,7 +65,8 @@ def _beta(stream: np.random.Philox, alpha: float) -> float:
         if alpha <= 1.0:
             left, right = np.log1p(-first) / alpha, np.log1p(-second) / alpha
             if np.logaddexp(left, right) <= 0.0:
-                return float(1.0 / (1.0 + np.exp(right - left)))
+                with np.errstate(over="ignore"):  # of a small alpha: e^inf, and a share of 0
+                    return float(1.0 / (1.0 + np.exp(right - left)))
         elif second <= (4.0 * first * (1.0 - first)) ** (alpha - 1.0):
             return float(first)
 

@@ -73,7 +73,10 @@ def choose(labels: npt.NDArray[np.int64], shots: int, seed: int) -> npt.NDArray[
     """Which of the samples with `labels` [N] a probe is fitted on: `shots` of each class, all of a class that has fewer.
 
     A function of the arguments; with more shots the same samples and more. Raw words of Philox, as everywhere in this package.
+    ValueError where there is nothing to choose.
     """
+    if not len(labels) or shots < 1:
+        raise ValueError(f"there are {len(labels)} labels and shots is {shots}; both must be at least 1")
     by_class = np.argsort(labels, kind="stable")
     classes = np.split(by_class, np.flatnonzero(np.diff(labels[by_class])) + 1)
     return np.concatenate(

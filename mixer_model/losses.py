@@ -2,12 +2,12 @@
 
     logits [B,K], targets -> loss float32 [B]
 
-Targets are classes int64 [B], several classes a sample int64 [B,L] with -1 for none, or shares float [B,K].
-Of several classes each has an equal share of the softmax's target and a full one of the sigmoids'. With label
-smoothing e the softmax's target t becomes (1 - e) t + e/K (Szegedy et al., arXiv:1512.00567, section 7). One loss
-per sample and not a mean, because who averages must know the global batch. Computed in fp32 whatever the logits
-are. Mixup mixes a micro-batch with itself rolled by one, as big_vision does; its weight comes from
-`draws.mixup_lambda`.
+Targets are classes int64 [B], several classes a sample int64 [B,L] with -1 for none, or shares float [B,K]. Whole
+numbers are always taken for classes: a 0 or 1 for each class must come as floats. Of several classes each has an
+equal share of the softmax's target and a full one of the sigmoids'. With label smoothing e the softmax's target t
+becomes (1 - e) t + e/K (Szegedy et al., arXiv:1512.00567, section 7). One loss per sample and not a mean, because who
+averages must know the global batch. Computed in fp32 whatever the logits are. Mixup mixes a micro-batch with itself
+rolled by one, as big_vision does; its weight comes from `draws.mixup_lambda`.
 """
 
 from __future__ import annotations
@@ -66,10 +66,10 @@ def one_hot(targets: Tensor, classes: int) -> Tensor:
 
 
 def multi_hot(targets: Tensor, classes: int) -> Tensor:
-    """Classes int64 [B,L], -1 for none, as float32 [B,classes]: 1 for each that a sample has."""
-    room = torch.zeros(len(targets), classes + 1, device=targets.device)
-    room.scatter_(1, torch.where(targets < 0, classes, targets), 1.0)
-    return room[:, :classes]
+    """Classes int64 [B,L], -1 for none, as float32 [B,classes]: 1 for each that a sample has. A class not below `classes` is an error."""
+    counts = torch.zeros(len(targets), classes, device=targets.device)
+    counts.scatter_add_(1, targets.clamp(min=0), (targets >= 0).float())
+    return counts.clamp_(max=1.0)
 
 
 def is_right(logits: Tensor, targets: Tensor) -> Tensor:

@@ -22,6 +22,8 @@ import torch
 from torch import Tensor
 
 from .config import ConfigError, MixerConfig
+from .interop import check_state
+from .token_shapes import WITH_TOKEN_DIM
 
 Head = Literal["keep", "new"]
 
@@ -52,7 +54,7 @@ def plan(source: MixerConfig, target: MixerConfig, head: Head | None = None) -> 
             )
     factor = _factor(source, target)
     hidden = factor**2 * source.token_dim
-    if target.token_dim != hidden:
+    if target.mixer in WITH_TOKEN_DIM and target.token_dim != hidden:
         why = f"{factor}² times the weights' {source.token_dim}" if factor > 1 else "as the weights have it"
         raise ConfigError(
             f"token_dim is {target.token_dim}; at {target.image_size} pixels it must be {hidden}, {why}: set token_dim to {hidden}"
@@ -75,9 +77,10 @@ def fit(
 ) -> dict[str, Tensor]:
     """The state, fp32, of a `target` that starts from `state` of a `source`. A new head is zero, its bias `head_bias`.
 
-    Raises ConfigError as `plan` does.
+    Raises ConfigError as `plan` does, and WeightsError unless `state` is whole: every parameter of a `source`, in its shape.
     """
     wanted = plan(source, target, head)
+    check_state(state, source)
     made = {name: value.detach().to(torch.float32) for name, value in state.items()}
     if wanted.factor > 1:
         made = enlarge(made, source, wanted.factor)

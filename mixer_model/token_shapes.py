@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from typing import Final
 
+WITH_TOKEN_DIM: Final = ("mlp", "gmlp", "hire")
+"""The mixers that have a hidden width between tokens; `token_dim` means nothing to the others."""
+
 S2_GROUPS: Final = 4
 """Channel groups of the spatial shift: one for each direction (arXiv:2106.07477, section 3)."""
 

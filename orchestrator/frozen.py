@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import yaml
@@ -96,7 +96,7 @@ class Frozen:
         facts = {name: DataFacts(**given) if given else None for name, given in tree["data"].items()}
         assert facts["train"] is not None
         geometry = Geometry.from_json(json.dumps(tree["geometry"]))
-        return bind(
+        bound = bind(
             validate(tree["spec"]),
             facts["train"],
             facts["val"],
@@ -104,10 +104,14 @@ class Frozen:
             geometry=geometry,
             init=InitFacts(**tree["init"]) if "init" in tree else None,
         )
+        # The one it was made with: keys that came since are in what is computed now, and were not then.
+        return replace(bound, fingerprint=tree["fingerprint"])
 
     def with_resources(self, spec: Spec) -> Frozen:
-        """This run with the resources of `spec`, a spec of the same identity."""
-        return bind(spec, self.train, self.val, code=self.code, geometry=self.geometry, init=self.init)
+        """This run with the resources of `spec`, a spec of the same identity. Its first weights are named as they were at first."""
+        kept = spec.model_copy(update={"model": self.spec.model})
+        bound = bind(kept, self.train, self.val, code=self.code, geometry=self.geometry, init=self.init)
+        return replace(bound, fingerprint=self.fingerprint)
 
 
 def bind(
@@ -122,6 +126,8 @@ def bind(
     """`spec` bound to its data sets and its first weights. UserError when the data cannot give what the spec asks for."""
     if train.samples < 1:
         raise UserError(f"data.train {spec.data.train} holds no samples; pack or index it first")
+    if geometry is None and val and val.samples < 1:  # of a new run: one that is frozen already still loads
+        raise UserError(f"data.val {spec.data.val} holds no samples; pack or index it first")
     batch, seed = spec.train.global_batch, spec.train.seed
     geometry = geometry or choose_geometry(
         train.samples,
@@ -154,12 +160,18 @@ def identity(
     spec: Spec, train: DataFacts, val: DataFacts | None, init: InitFacts | None = None
 ) -> dict[str, Any]:
     """The keys of the run's identity, flat: `model.depth` -> value. Of first weights it is their digest, not where they came from."""
-    tree = spec.model_dump(mode="json", by_alias=True)
+    tree = identity_tree(spec)
     tree["model"]["init"] = f"sha256:{init.sha256}" if init else None
+    tree["data"]["train (digest)"], tree["data"]["val (digest)"] = train.digest, val.digest if val else None
+    return flat(tree)
+
+
+def identity_tree(spec: Spec) -> dict[str, dict[str, Any]]:
+    """The sections of a spec that are identity, without what of them may change between attempts."""
+    tree = spec.model_dump(mode="json", by_alias=True)
     data = {key: value for key, value in tree["data"].items() if key not in _DATA_RESOURCES}
-    data["train (digest)"], data["val (digest)"] = train.digest, val.digest if val else None
-    train_keys = {key: value for key, value in tree["train"].items() if key not in _TRAIN_RESOURCES}
-    return flat({"model": tree["model"], "data": data, "train": train_keys})
+    train = {key: value for key, value in tree["train"].items() if key not in _TRAIN_RESOURCES}
+    return {"model": tree["model"], "data": data, "train": train}
 
 
 def resources(spec: Spec) -> dict[str, Any]:

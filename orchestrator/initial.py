@@ -119,7 +119,7 @@ def prepare(spec: Spec) -> Initial | None:
         found = _of_file(source) if is_file(source) else _of_run(source)
         notes = (*_way_out(source, found, spec.model), *found.notes)
         return Initial(source, found, spec.model)
-    except (ConfigError, StoreError, MixerError) as error:
+    except (ConfigError, interop.WeightsError, StoreError, MixerError) as error:
         noted = "".join(f". Note: {note}" for note in notes)
         raise UserError(f"model.init {source}: {error}{noted}") from error
 

@@ -13,7 +13,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,12 +21,14 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from data_pipeline.storage import Store, StoreError
+from orchestrator import left_out
 from orchestrator.errors import DONE, RESUMABLE, SpecError, StoreLost, UserError
 from orchestrator.frozen import DataFacts, Frozen, InitFacts, bind, differences, identity, resources
+from orchestrator.recipe import expand
 from orchestrator.run_log import ENDS, Entry, RunLog, new_writer
 from orchestrator.run_store import Heartbeat, Run, create, effective, list_runs, new_name, runs_url
 from orchestrator.spec import Spec
-from orchestrator.spec_text import load_spec, parse_spec
+from orchestrator.spec_text import load_spec, load_tree, parse_spec, validate
 from orchestrator.urls import absolute, whole
 
 if TYPE_CHECKING:
@@ -47,6 +49,9 @@ class Resolved:
     frozen: Frozen
     new: bool
     initial: Initial | None = None  # of a new run: the weights it begins with, to be copied into the bucket
+    kept: tuple[
+        str, ...
+    ] = ()  # of a resumed one: what it has otherwise than a new run of the same spec would
 
 
 def default_store(given: str | None = None) -> str:
@@ -96,7 +101,7 @@ def resolve(
 ) -> Resolved:
     """The run that `target` (a spec's path, a run's name or url) means. UserError when it differs from a frozen run's identity."""
     if Path(target).suffix in (".yaml", ".yml"):
-        return _from_spec(load_spec(target, overrides), store, name, remember)
+        return _from_spec(load_tree(target, overrides), store, name, remember)
     if name:
         raise UserError(
             f"--name {name} goes with a spec; {target} is taken for the name of a run (a spec ends in .yaml)"
@@ -115,7 +120,8 @@ def resolve(
     return _resume(run, whole(spec, run.url.rsplit("/runs/", 1)[0]))
 
 
-def _from_spec(spec: Spec, store: str | None, name: str | None, remember: bool) -> Resolved:
+def _from_spec(tree: dict[str, Any], store: str | None, name: str | None, remember: bool) -> Resolved:
+    spec = validate(expand(tree))
     base = absolute(store or spec.store or default_store())
     spec = whole(spec, base)
     run = Run(f"{runs_url(base)}/{name or new_name(spec.name)}")
@@ -126,7 +132,8 @@ def _from_spec(spec: Spec, store: str | None, name: str | None, remember: bool) 
     if remember:
         remember_store(base)
     if run.exists():
-        return _resume(run, spec)
+        resumed, kept = left_out.resumed(tree, run.frozen())
+        return replace(_resume(run, whole(resumed, base)), kept=tuple(kept))
     data, initial = data_facts(spec), _initial(spec)
     init = initial.facts if initial else None
     frozen = bind(spec, *data, code=code_versions(), init=init)
@@ -221,6 +228,8 @@ def code_versions() -> dict[str, str]:
 def freeze(resolved: Resolved, say: Say, *, submitted: bool, writer: str | None = None) -> bool:
     """Write a new run into the bucket. Whether the store honours conditional writes."""
     honours = probe(resolved.run.store, say)
+    for line in resolved.kept:
+        say(f"run {resolved.run.name} keeps what the spec leaves out: {line}")
     if resolved.new:
         if resolved.initial:
             for note in resolved.initial.notes:
@@ -255,6 +264,8 @@ def lead(resolved: Resolved, *, take_over: bool, say: Say, machines: Any = None)
         say(f"run {run.name} has finished; `mixer report {run.name}` shows it")
         return DONE
     claim = _claim(log, resolved, take_over=take_over)
+    for line in _other_code(resolved):
+        say(line)
     with Heartbeat(run, log.writer, job=os.environ.get("MIXER_SUBMISSION_ID"), claim=claim.n):
         gauges = None if machines else _gauges(run)
         supervisor = Supervisor(run, resolved.frozen, log, machines or _ray(resolved, say), say, gauges)
@@ -271,7 +282,7 @@ def lead(resolved: Resolved, *, take_over: bool, say: Say, machines: Any = None)
 
 def _claim(log: RunLog, resolved: Resolved, *, take_over: bool) -> Entry:
     """The entry by which this driver leads from now on."""
-    facts = {"job": os.environ.get("MIXER_SUBMISSION_ID"), "forced": take_over}
+    facts = {"job": os.environ.get("MIXER_SUBMISSION_ID"), "forced": take_over, "code": code_versions()}
     if not log.entries:  # the one who froze it died before the first entry
         frozen = resolved.frozen
         log.append(
@@ -285,6 +296,16 @@ def _claim(log: RunLog, resolved: Resolved, *, take_over: bool) -> Entry:
     if resolved.new and last.n == 0 and not last.facts.get("submitted"):
         return last
     return log.append("taken over", **facts, why=CLAIMS.get(last.kind, "no driver was alive"))
+
+
+def _other_code(resolved: Resolved) -> list[str]:
+    """What leads the run now and is not what it was made with."""
+    made, now = resolved.frozen.code, code_versions()
+    return [
+        f"run {resolved.run.name} was made with {package} {made[package]}; here it is {now.get(package)}"
+        for package in made
+        if made[package] != now.get(package)
+    ]
 
 
 def changed(resolved: Resolved, log: RunLog) -> bool:

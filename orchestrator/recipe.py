@@ -29,13 +29,18 @@ def expand(tree: dict[str, Any]) -> dict[str, Any]:
     """`tree` with the values of its recipe, if it names one, where it has none of its own. SpecError for an unknown recipe."""
     if tree.get(KEY) is None:
         return tree
-    values = copy.deepcopy(named(tree[KEY]).values)
+    return under(tree, named(tree[KEY]).values)
+
+
+def under(tree: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """`tree`, what a user wrote, with `values` where it has none of its own and they can stand beside it."""
+    values = copy.deepcopy(dict(values))
     _give_way(values["train"], tree.get("train"))
     return _over(tree, values)
 
 
 def _give_way(values: dict[str, Any], given: Any) -> None:
-    """Takes from a recipe's `train` what cannot stand beside what the user wrote: the other length, another optimizer's numbers."""
+    """Takes from `values` what cannot stand beside what the user wrote: the other length, another optimizer's numbers."""
     if not isinstance(given, dict):
         return
     for one, other in (("steps", "epochs"), ("epochs", "steps")):

@@ -5,7 +5,7 @@ comes back finds its number taken and is Fenced. Kinds of entries:
 
 created            the run exists; carries the fingerprint
 submitted          a job was sent that will lead the run; carries its id
-taken over         a driver starts to lead the run; carries why
+taken over         a driver starts to lead the run; carries why, and its code
 resources changed  keys outside the identity that differ from the entry before
 attempt started    world, checkpoint it starts from; its number names all the attempt uploads
 attempt ended      outcome: finished, stopped, lost, died, hung, failed, diverged, damaged, refused; with cause

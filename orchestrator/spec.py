@@ -39,7 +39,9 @@ class Model(Section):
     dim: int | None = Field(None, ge=1, description="channels of a token; overrides the preset")
     depth: int | None = Field(None, ge=1, description="number of blocks; overrides the preset")
     token_dim: int | None = Field(
-        None, ge=1, description="hidden units of the token mixer (mlp, gmlp, hire); overrides the preset"
+        None,
+        ge=1,
+        description="hidden units of the token mixer (mlp, gmlp, hire; the others ignore it); overrides the preset",
     )
     channel_dim: int | None = Field(
         None, ge=1, description="hidden units of the channel-mixing MLP; overrides the preset"

@@ -23,13 +23,18 @@ _CREDENTIAL = re.compile(r"://[^/@\s]+:[^/@\s]+@|(?:AKIA|ASIA)[A-Z0-9]{16}")
 
 def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> Spec:
     """The Spec in the YAML file `path` with `key.path=value` overrides applied. SpecError or UserError."""
+    return validate(expand(load_tree(path, overrides)))
+
+
+def load_tree(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """What a user wrote: the YAML file `path` with overrides applied, and nothing that was left out. SpecError or UserError."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(
             f"{path}: {error.strerror or error}; give the path of a spec (see runs/) or the name of a run"
         ) from None
-    return parse_spec(text, overrides, where=str(path))
+    return parse_tree(text, overrides, where=str(path))
 
 
 def parse_spec(
@@ -39,6 +44,12 @@ def parse_spec(
 
     Without `recipes` the text has all values, as that of a frozen run, and a recipe's name in it is no more than a name.
     """
+    tree = parse_tree(text, overrides, where)
+    return validate(expand(tree) if recipes else tree)
+
+
+def parse_tree(text: str, overrides: Sequence[str] = (), where: str = "spec") -> dict[str, Any]:
+    """The mapping in YAML `text` with overrides applied. SpecError when it is none, or holds a credential."""
     if _CREDENTIAL.search(text) or any(_CREDENTIAL.search(item) for item in overrides):
         raise SpecError(
             [f"{where}: holds what looks like a credential; take it out and use the usual AWS places"]
@@ -51,7 +62,7 @@ def parse_spec(
         raise SpecError([f"{where}: got {type(tree).__name__}; a spec is a mapping of keys (see runs/)"])
     for item in overrides:
         _set(tree, item)
-    return validate(expand(tree) if recipes else tree)
+    return tree
 
 
 def validate(tree: dict[str, Any]) -> Spec:

@@ -58,12 +58,14 @@ channel by a softmax of a small MLP on their mean over the image, and projects t
 - `ccs` is reconstructed from the abstract of its paper. The paper's equation, groups and start could not be read, and there is no public
   code.
 - `hire` needs a grid that 2 divides, `s2` a width that 4 divides, `ccs` one that 8 divides. What cannot be built is refused with what can.
-- `model.token_dim` is the hidden width of `mlp`, `gmlp` and `hire`. The others have none and ignore it.
+- `model.token_dim` is the hidden width of `mlp`, `gmlp` and `hire`. The others have none and ignore it, in a spec and where a run starts
+  from weights.
 - Kernels start LeCun normal as everywhere in the network, but gMLP's gate starts open (W = 0, b = 1) and ResMLP's scale s small
   (0.1 up to 18 blocks, 1e-5 up to 24, 1e-6 beyond), and what projects the mean of three branches (`cycle`, `hire`) √3 times as wide,
   which helps in the first steps only. Kernels decay; biases, norms and scales do not.
 - Only `mlp` can be exported to timm; the others go to safetensors with their config.
-- `depthwise` and `ms` are convolutions. On a GPU their backward pass need not give the same bits twice, as matrix products do.
+- `depthwise` and `ms` are convolutions. cuDNN's fastest ones need not give the same bits twice, so training asks it for reproducible
+  ones only. That was not tried on a GPU; who uses the modules elsewhere sets `torch.backends.cudnn.deterministic`.
 - The token mixing of MLP-3D (arXiv:2206.06292) is not here: it mixes the frames of videos, and there is no public code of it.
 
 """

@@ -40,8 +40,8 @@ _NEEDED: Final = ("onnx", "onnxscript", "onnxruntime")
 def export_onnx(state: Mapping[str, Tensor], path: Path, config: MixerConfig) -> float:
     """Writes the network to `path`; the largest difference of its logits from torch's, as a share of the largest logit.
 
-    WeightsError where state and config do not fit, where the extra is not installed, and where the graph computes something else;
-    then nothing is written.
+    WeightsError where state and config do not fit, where the extra is not installed, where the exporter or onnxruntime fails, and
+    where the graph computes something else; then nothing is written.
     """
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
@@ -54,8 +54,10 @@ def export_onnx(state: Mapping[str, Tensor], path: Path, config: MixerConfig) ->
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
         graph = Path(folder) / path.name
-        _write(model.eval(), graph)
-        difference = _difference(model, graph)
+        with _told("torch's ONNX exporter fails on this network"):
+            _write(model.eval(), graph)
+        with _told("onnxruntime does not run the ONNX graph"):
+            difference = _difference(model, graph)
         if not difference <= TOLERANCE:
             raise WeightsError(
                 f"the ONNX graph does not compute the same: its logits differ by {difference:.1e} of the largest, allowed is "
@@ -102,6 +104,20 @@ def _difference(model: Mixer, path: Path) -> float:
         apart = float((torch.from_numpy(given) - wanted).abs().max())
         worst = max(worst, apart / max(float(wanted.abs().max()), 1e-6))
     return worst
+
+
+@contextlib.contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Whatever a library raises, which has no common class, as a WeightsError; a full disk stays what it is."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        first = (str(error).splitlines() or [""])[0][:300]
+        raise WeightsError(
+            f"{what}: {type(error).__name__}: {first}; nothing was written. Take another format, or another torch or onnxruntime"
+        ) from error
 
 
 @contextlib.contextmanager

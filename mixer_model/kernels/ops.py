@@ -4,7 +4,7 @@
     add_norm(x, y, weight, bias, eps) -> x + y^T and its norm
 
 On CUDA they are Triton's (`on_cuda`), on any other device the formulas of `reference`, behind the same names, shapes
-and gradients. `available()` says which.
+and gradients. `available()` says which. Triton's compute in float32, so on CUDA float64 is refused.
 """
 
 from __future__ import annotations
@@ -28,20 +28,30 @@ def available() -> bool:
 
 def norm_transpose(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """LayerNorm over C of x [B,S,C], transposed for a product along S: [B,C,S]."""
+    _check(x)
     out: Tensor = _norm(x, weight, bias, eps)[0]
     return out
 
 
 def add_norm(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """x [B,S,C] plus the transpose of y [B,C,S], and LayerNorm over C of that: the end of token mixing, [B,S,C] each."""
+    _check(x)
     total, normed, _, _ = _add(x, y, weight, bias, eps)
     return total, normed
 
 
 def bias_gelu(h: Tensor, bias: Tensor) -> Tensor:
     """GELU, tanh form, of h [..., D] + bias [D]."""
+    _check(h)
     out: Tensor = _gelu(h.reshape(-1, h.shape[-1]), bias)
     return out.reshape(h.shape)
+
+
+def _check(x: Tensor) -> None:
+    if x.is_cuda and x.dtype == torch.float64:
+        raise TypeError(
+            "given float64, and the kernels compute in float32 on a GPU; give float32 or bfloat16, or use torch's own layers"
+        )
 
 
 @custom_op("mixer::norm_transpose", mutates_args=())

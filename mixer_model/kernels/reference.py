@@ -1,7 +1,8 @@
 """The formulas of the kernels in plain torch, forward and backward: what they must equal, and what runs without a GPU.
 
 Shapes: B samples, S tokens, C channels, N rows, D columns. Means and deviations are float32, or float64 for
-float64 tensors; so are all sums on the way, and results are of the input's type.
+float64 tensors; so are all sums on the way, and results are of the input's type. Results lie in rows however the inputs lie,
+which is what the compiler is told (`ops`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ CUBIC: Final = 0.044715
 
 def norm_transpose(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """LayerNorm over C of x [B,S,C], transposed: [B,C,S]; and its mean and reciprocal deviation, [B,S] each."""
-    wide = _wide(x)
+    wide = _wide(x).contiguous()
     mean = wide.mean(-1)
     rstd = (wide.var(-1, unbiased=False) + eps).rsqrt()
     normed = (wide - mean[..., None]) * rstd[..., None] * weight + bias
@@ -43,7 +44,7 @@ def add_norm(
     x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """x [B,S,C] plus the transpose of y [B,C,S], and LayerNorm over C of that sum, both [B,S,C]; and as above."""
-    total = (_wide(x) + _wide(y).transpose(1, 2)).to(x.dtype)
+    total = (_wide(x) + _wide(y).transpose(1, 2)).to(x.dtype).contiguous()
     wide = _wide(total)
     mean = wide.mean(-1)
     rstd = (wide.var(-1, unbiased=False) + eps).rsqrt()
@@ -63,16 +64,16 @@ def add_norm_backward(
 
 def bias_gelu(h: Tensor, bias: Tensor) -> Tensor:
     """GELU, tanh form, of h [N,D] + bias [D]."""
-    wide = _wide(h) + bias
+    wide = _wide(h).contiguous() + bias
     return (wide * _gate(wide)).to(h.dtype)
 
 
 def bias_gelu_backward(grad: Tensor, h: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     """From grad [N,D]: the gradients of h [N,D] and bias [D]."""
-    wide = _wide(h) + bias
+    wide = _wide(h).contiguous() + bias
     gate = _gate(wide)
     slope = 2.0 * SLOPE * (1.0 + 3.0 * CUBIC * wide.square())
-    dh = _wide(grad) * (gate + wide * gate * (1.0 - gate) * slope)
+    dh = _wide(grad).contiguous() * (gate + wide * gate * (1.0 - gate) * slope)
     return dh.to(h.dtype), dh.sum(0).to(bias.dtype)
 
 

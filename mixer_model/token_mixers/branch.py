@@ -21,7 +21,7 @@ class Branch(nn.Module):
 
 def to_grid(x: Tensor, side: int) -> Tensor:
     """[B,S,C] -> [B,H,W,C], with H = W = `side`."""
-    return x.reshape(len(x), side, side, -1)
+    return x.reshape(x.shape[0], side, side, -1)
 
 
 def pushed(x: Tensor, axis: int, by: int) -> Tensor:

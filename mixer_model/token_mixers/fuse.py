@@ -31,7 +31,7 @@ class Fuse(Branch):
     def forward(self, first: Tensor, second: Tensor, third: Tensor) -> Tensor:
         """Three [B,H,W,C] -> [B,S,C]."""
         mean = (first + second + third).mean(dim=(1, 2))
-        a = self.reweight(mean).view(len(mean), 1, 1, -1, 3).softmax(dim=-1)
+        a = self.reweight(mean).view(mean.shape[0], 1, 1, -1, 3).softmax(dim=-1)
         mixed = first * a[..., 0] + second * a[..., 1] + third * a[..., 2]
         out: Tensor = self.proj(mixed).flatten(1, 2)
         return out

@@ -47,12 +47,14 @@ class Place:
 def join(*, gpus: int = 0, timeout_s: float = 1800.0) -> Place:
     """Join the process group of this attempt: gloo on CPU, NCCL on GPUs. Uses the group that Ray Train made, if there is one.
 
+    From here on this process convolves with cuDNN's reproducible algorithms only: the mixers depthwise and ms have convolutions.
     UserError when a GPU is asked for and none is in sight.
     """
     if gpus and not torch.cuda.is_available():
         raise UserError(
             "workers.gpus is 1 and this worker sees no GPU; set it to 0, or mend that machine's driver"
         )
+    torch.backends.cudnn.deterministic = True
     local = int(os.environ.get("LOCAL_RANK", "0"))
     device = torch.device("cuda", local % torch.cuda.device_count()) if gpus else torch.device("cpu")
     deepspeed = _deepspeed(device)

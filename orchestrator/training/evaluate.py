@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from data_pipeline.bad_samples import TooManyBadSamples
 from mixer_model.losses import is_among, is_right
 from orchestrator.training.contact import Contact
 from orchestrator.training.engine import Engine
@@ -64,8 +65,13 @@ def added(one: Sequence[float], other: Sequence[float]) -> list[float]:
 
 
 def facts(sums: Sequence[float], classes: int) -> dict[str, Any]:
-    """What `scores` summed over the whole set come to. `top5` stands there from five classes on."""
+    """What `scores` summed over the whole set come to. `top5` stands there from five classes on.
+
+    TooManyBadSamples when there was none to count.
+    """
     right, among, losses, seen = sums
+    if not seen:
+        raise TooManyBadSamples("no sample of the validation set decodes; run `mixer verify` on it")
     top5 = {"top5": among / seen} if classes >= FIVE else {}
     return {"accuracy": right / seen, **top5, "loss": losses / seen, "samples": int(seen)}
 

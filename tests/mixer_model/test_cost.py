@@ -109,4 +109,7 @@ def test_activation_memory_is_what_a_block_saves(small: MixerConfig, recompute: 
 
 def test_a_config_and_its_overrides_are_taken_too(small: MixerConfig) -> None:
     assert cost(small).params == sum(p.numel() for p in Mixer(small, seed=None).parameters())
+    narrow = config("S/16", dim=64)
+    assert cost("S/16", dim=64) == cost(narrow)
+    assert cost(PRESETS["S/16"], dim=64) == cost("S/16", dim=64, token_dim=256, channel_dim=2048)
     assert cost(small, classes=8).params - cost(small, classes=7).params == small.dim + 1

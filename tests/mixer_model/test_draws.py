@@ -73,6 +73,14 @@ def test_mixup_weights_are_beta_folded_at_one_half(alpha: float) -> None:
     assert np.square(drawn - 0.5).mean() == pytest.approx(variance, rel=0.08)
 
 
+@pytest.mark.parametrize("alpha", [1e-3, 1e-6, 1e-300])
+def test_a_mixup_next_to_zero_is_next_to_off(alpha: float) -> None:
+    """Nearly all shares are 0 or 1, beyond what e^x can hold; warnings of overflow are errors here."""
+    drawn = [mixup_lambda(0, item, alpha) for item in range(200)]
+    assert drawn.count(1.0) > 180
+    assert min(drawn) >= 0.5
+
+
 def test_mixup_of_zero_is_off() -> None:
     assert mixup_lambda(0, 5, 0.0) == 1.0
 

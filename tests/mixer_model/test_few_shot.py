@@ -79,3 +79,9 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
     for features, labels in ((torch.zeros(3, 2), torch.zeros(4)), (torch.zeros(0, 2), torch.zeros(0))):
         with pytest.raises(ValueError, match=r"give \[N,D\] and \[N\], N at least 1"):
             fit(features, labels.long(), 2)
+
+
+@pytest.mark.parametrize(("labels", "shots"), [([], 5), ([1, 1, 2], 0)])
+def test_nothing_to_choose_from_is_said(labels: list[int], shots: int) -> None:
+    with pytest.raises(ValueError, match=rf"{len(labels)} labels and shots is {shots}; .* at least 1"):
+        choose(np.array(labels, np.int64), shots, 0)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 from mixer_model.kernels import ops, reference
@@ -85,12 +86,42 @@ def test_each_operation_keeps_the_rules_that_autograd_and_the_compiler_go_by(dty
     torch.library.opcheck(torch.ops.mixer.bias_gelu.default, (h, bias))
 
 
+@pytest.mark.parametrize("wide", [(0, 1), (0, 2)])
+def test_of_inputs_that_do_not_lie_in_rows_the_shapes_are_still_as_said(wide: tuple[int, int]) -> None:
+    """Strides too: the compiler goes by those that were said."""
+    lying = {(0, 1): ((3, 2, 4), (4, 2, 3)), (0, 2): ((4, 3, 2), (3, 4, 2))}[wide]
+    x, y, weight, bias = drawn(*lying, (4,), (4,), dtype=torch.float32)
+    x, y = x.transpose(*wide).requires_grad_(), y.transpose(*wide).requires_grad_()
+    h = drawn((3, 6))[0].t().requires_grad_()
+    torch.library.opcheck(torch.ops.mixer.norm_transpose.default, (x, weight, bias, 1e-6))
+    torch.library.opcheck(torch.ops.mixer.add_norm.default, (x, y, weight, bias, 1e-6))
+    torch.library.opcheck(torch.ops.mixer.bias_gelu.default, (h, drawn((3,))[0]))
+
+
 def test_sums_are_made_in_float32_whatever_the_input() -> None:
     """One thousand and a bf16 step: in bf16 the mean alone would be off by more than the values differ."""
     x = (torch.arange(64.0) * 8 + 1000).reshape(1, 1, 64).to(torch.bfloat16)
     out, mean, rstd = reference.norm_transpose(x, torch.ones(64), torch.zeros(64), 1e-6)
     assert (mean.dtype, rstd.dtype, out.dtype) == (torch.float32, torch.float32, torch.bfloat16)
     torch.testing.assert_close(mean, x.float().mean(-1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_float64_is_refused_where_the_kernels_would_compute_in_float32(dtype: torch.dtype) -> None:
+    """Shapes of a GPU's tensors need no GPU."""
+    with FakeTensorMode():
+        x, weight = torch.empty(2, 3, 4, device="cuda", dtype=dtype), torch.empty(4, device="cuda")
+        calls = [
+            lambda: ops.norm_transpose(x, weight, weight, 1e-6),
+            lambda: ops.add_norm(x, x.transpose(1, 2), weight, weight, 1e-6)[0],
+            lambda: ops.bias_gelu(x, weight),
+        ]
+        for call in calls:
+            if dtype == torch.float32:
+                assert call().dtype == dtype
+            else:
+                with pytest.raises(TypeError, match=r"float64.*float32 on a GPU; .*float32 or bfloat16"):
+                    call()
 
 
 def test_the_kernels_are_said_to_run_only_where_they_can() -> None:

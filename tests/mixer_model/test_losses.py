@@ -99,6 +99,19 @@ def test_several_classes_of_a_sample_share_the_target() -> None:
         )
 
 
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("label", [3, 4])
+def test_a_class_that_the_network_does_not_have_is_an_error_beside_others_too(name: str, label: int) -> None:
+    for targets in (torch.tensor([[1, -1], [label, -1]]), torch.tensor([[1, 0], [0, label]])):
+        with pytest.raises(RuntimeError, match=f"index {label} is out of bounds"):
+            LOSSES[name](LOGITS, targets)
+
+
+def test_a_class_named_twice_counts_once_and_none_counts_nothing() -> None:
+    hot = multi_hot(torch.tensor([[2, 2, -1], [-1, -1, -1], [0, -1, 0]]), 3)
+    assert hot.tolist() == [[0, 0, 1], [0, 0, 0], [1, 0, 0]]
+
+
 def test_a_sample_is_right_when_its_likeliest_class_is_one_of_its_own() -> None:
     logits = torch.eye(3)
     assert is_right(logits, torch.tensor([0, 2, 2])).tolist() == [True, False, True]

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from mixer_model.config import ConfigError, MixerConfig, config
+from mixer_model.config import TOKEN_MIXERS, ConfigError, MixerConfig, config
 from mixer_model.cost import cost
-from mixer_model.interop import check_state, timm_arguments
+from mixer_model.interop import WeightsError, check_state, timm_arguments
 from mixer_model.mixer import Mixer
 from mixer_model.resize import Fit, enlarge, fit, plan, raster_places
 
@@ -129,6 +129,24 @@ def test_what_cannot_be_done_says_which_value_fits(
         plan(small, config(None, **{**small.to_dict(), **changed}))
 
 
+@pytest.mark.parametrize("mixer", TOKEN_MIXERS)
+def test_a_hidden_width_that_a_mixer_does_not_have_keeps_nothing_from_starting(
+    small: MixerConfig, mixer: str
+) -> None:
+    """Which mixers have one is told by their parameters, not by a list."""
+    source = config(None, **{**small.to_dict(), "mixer": mixer})
+    target = config(None, **{**source.to_dict(), "token_dim": 2 * source.token_dim})
+    shapes = [
+        {name: tuple(value.shape) for name, value in Mixer(shape, seed=None).state_dict().items()}
+        for shape in (source, target)
+    ]
+    if shapes[0] == shapes[1]:
+        assert plan(source, target) == Fit(1, "keep")
+    else:
+        with pytest.raises(ConfigError, match="token_dim is 40; at 32 pixels it must be 20"):
+            plan(source, target)
+
+
 def test_a_head_of_other_classes_cannot_be_kept(small: MixerConfig) -> None:
     with pytest.raises(ConfigError, match=r"has 7 classes; classes is 5: set classes to 7, or head to 'new'"):
         plan(small, larger(small, 1, classes=5), head="keep")
@@ -143,3 +161,18 @@ def test_other_token_mixers_start_at_their_own_size_only(small: MixerConfig) -> 
         plan(shape, larger(shape, 2))
     with pytest.raises(ConfigError, match=r"mixer is 'mlp', and the weights have 'resmlp'"):
         plan(shape, small)
+
+
+@pytest.mark.parametrize("name", ["blocks.1.mlp_channels.fc1.bias", "stem.proj.weight", "head.bias"])
+@pytest.mark.parametrize("factor", [1, 2])
+def test_a_state_that_is_not_whole_starts_nothing(small: MixerConfig, name: str, factor: int) -> None:
+    state = scrambled(small).state_dict()
+    del state[name]
+    with pytest.raises(WeightsError, match=f"do not fit .*{name}"):
+        fit(state, small, larger(small, factor), head="new")
+
+
+def test_a_state_of_another_shape_than_it_is_said_to_be_starts_nothing(small: MixerConfig) -> None:
+    state = scrambled(config(None, **{**small.to_dict(), "channel_dim": 48})).state_dict()
+    with pytest.raises(WeightsError, match=r"do not fit .*mlp_channels"):
+        fit(state, small, small)

@@ -223,3 +223,8 @@ def test_what_evaluation_sees_may_change_between_attempts() -> None:
     one, other = parse_spec(GOOD), parse_spec(GOOD, ["data.eval_crop=resize-crop"])
     assert not differences(identity(one, FACTS, None), identity(other, FACTS, None))
     assert differences(resources(one), resources(other)) == ["data.eval_crop: 'auto' -> 'resize-crop'"]
+
+
+def test_an_empty_validation_set_is_refused_before_the_run_that_would_end_with_it() -> None:
+    with pytest.raises(UserError, match=r"data\.val None holds no samples; pack or index it first"):
+        bind(parse_spec(GOOD), FACTS, DataFacts(0, 0.0, "ab"), code={})

@@ -76,3 +76,9 @@ def test_too_many_bad_samples_stop_it(make_set: MakeSet) -> None:
 def test_leaving_early_is_fine(make_set: MakeSet) -> None:
     for _ in EvalLoader(make_set(23), RECIPE, rank=0, world=1, micro_batch=2):
         break
+
+
+def test_a_batch_of_which_nothing_is_real_has_labels_that_a_loss_takes(make_set: MakeSet) -> None:
+    batch = list(EvalLoader(make_set(7), RECIPE, rank=0, world=2, micro_batch=3))[-1]
+    assert not batch.real.any()
+    assert batch.labels.tolist() == [0, 0, 0]

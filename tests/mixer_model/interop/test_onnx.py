@@ -19,6 +19,7 @@ from mixer_model.config import MixerConfig, config
 from mixer_model.interop import WeightsError, export_safetensors, onnx
 from mixer_model.interop.onnx import export_onnx
 from mixer_model.mixer import Mixer
+from tests.mixer_model.mixers import OTHERS, shape_of
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 runtime: Any = pytest.importorskip("onnxruntime")
@@ -56,6 +57,27 @@ def test_onnxruntime_gives_the_same_logits_for_any_number_of_images(model: Mixer
         images = torch.rand(count, 3, 32, 32) * 2 - 1
         (given,) = session.run(["logits"], {"images": images.numpy()})
         np.testing.assert_allclose(given, model(images).detach().numpy(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("mixer", OTHERS)
+def test_a_graph_of_any_token_mixer_takes_any_number_of_images(mixer: str, tmp_path: Path) -> None:
+    """`len` of a traced tensor is a plain number: a batch read so is fixed in the graph, and the check, with one and three, fails."""
+    other = random_mixer(shape_of(mixer, depth=1))
+    assert export_onnx(other.state_dict(), tmp_path / "x.onnx", other.config) < 1e-5
+
+
+def test_what_the_libraries_raise_is_told_as_one_error(
+    model: Mixer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx, "IMAGE_CHANNELS", 4)  # images that the network does not take
+    with pytest.raises(
+        WeightsError, match=r"torch's ONNX exporter fails on this network: \w+: .* nothing was"
+    ):
+        export_onnx(model.state_dict(), tmp_path / "x.onnx", model.config)
+    monkeypatch.setattr(onnx, "_write", lambda _, path: path.write_bytes(b"no graph"))
+    with pytest.raises(WeightsError, match=r"onnxruntime does not run the ONNX graph: \w+: "):
+        export_onnx(model.state_dict(), tmp_path / "x.onnx", model.config)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_graph_that_computes_something_else_is_not_written(
