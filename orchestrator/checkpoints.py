@@ -355,6 +355,15 @@ def collect_orphans(store: Store, entries: Sequence[Entry], below: int) -> list[
     return orphans
 
 
+def collect_starts(store: Store, kept: str | None) -> list[str]:
+    """Delete copies of first weights other than the run's own: left by a start that was killed before there was a run."""
+    paths = {"/".join(info.key.split("/")[:2]) for info in store.list("init/")}
+    orphans = sorted(paths - {kept})
+    for path in orphans:
+        remove(store, path)
+    return orphans
+
+
 def remove(store: Store, path: str) -> None:
     """Delete a checkpoint's objects, the manifest first so that no reader takes the rest for whole."""
     store.delete(f"{path}/manifest.json")

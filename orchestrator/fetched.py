@@ -10,6 +10,7 @@ from typing import Final
 
 from data_pipeline.storage import NotFound, Store, open_store
 from mixer_model.interop.ours import CONFIG, sidecar
+from orchestrator.errors import UserError
 
 CHUNK_BYTES: Final = 64 << 20
 
@@ -32,11 +33,13 @@ def at_hand(url: str) -> Iterator[Path]:
 
 
 def _copied(store: Store, key: str, path: Path) -> bool:
-    """Whether there was an object; it is then at `path`."""
+    """Whether there was an object; it is then at `path`, all of it from one version. UserError where it was replaced meanwhile."""
     info = store.head(key)
     if info is None:
         return False
     with path.open("wb") as file:
         for start in range(0, info.size, CHUNK_BYTES):
             file.write(store.get_range(key, start, min(CHUNK_BYTES, info.size - start)))
+    if store.head(key) != info:
+        raise UserError(f"{store.url}/{key} was replaced while it was read; try again when it is whole")
     return True

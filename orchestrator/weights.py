@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, get_args
@@ -10,6 +11,8 @@ from typing import Any, Final, get_args
 import torch
 
 from data_pipeline.augment import EvalCrop
+from data_pipeline.errors import DataError
+from data_pipeline.shards.dataset import Dataset
 from mixer_model import interop
 from mixer_model.config import MixerConfig
 from mixer_model.losses import LOSSES
@@ -17,10 +20,11 @@ from mixer_model.mixer import Mixer, to_input
 from orchestrator import checkpoints
 from orchestrator.beside import free_beside
 from orchestrator.errors import UserError
-from orchestrator.frozen import Frozen
-from orchestrator.launch import data_facts
+from orchestrator.frozen import DataFacts, Frozen
+from orchestrator.launch import check_classes
 from orchestrator.run_log import live_checkpoints
 from orchestrator.run_store import Run, effective
+from orchestrator.spec import Spec
 from orchestrator.training.data import evaluation_batches, open_dataset
 from orchestrator.training.engine import Place, build_model
 from orchestrator.training.evaluate import NOTHING, added, facts, scores
@@ -79,8 +83,21 @@ def evaluated_as(frozen: Frozen, crop: str | None, data: str | None) -> Frozen:
     changed = {"eval_crop": crop, "val": absolute(data) if data else None}
     section = frozen.spec.data.model_copy(update={key: value for key, value in changed.items() if value})
     spec = frozen.spec.model_copy(update={"data": section})
-    val = data_facts(spec)[1] if data else frozen.val
+    val = _facts_of(spec.data.val, spec) if data and spec.data.val else frozen.val
     return replace(frozen, spec=spec, val=val)
+
+
+def _facts_of(url: str, spec: Spec) -> DataFacts:
+    """The facts of a set to evaluate on. UserError for labels that the network has no output for, or that mean other classes."""
+    val = Dataset.open(url)
+    if val.max_label >= spec.model.classes:
+        raise UserError(
+            f"data at {url} has label {val.max_label}; the run has {spec.model.classes} classes, and labels begin with 0"
+        )
+    with suppress(DataError):  # the training set may be gone; then there are no names to compare
+        train = Dataset.open(spec.data.train)
+        check_classes(train, val)
+    return DataFacts(val.samples, val.mean_bytes, val.digest)
 
 
 def here() -> Place:

@@ -13,6 +13,7 @@ from orchestrator.commands.shared import (
     Set,
     Store,
     bar,
+    here,
     named_bar,
     out,
     print_facts,
@@ -32,6 +33,8 @@ def report(
         typer.Option(
             "-o",
             "--out",
+            parser=here,
+            metavar="PATH",
             help="the HTML file, else <run>.html here; of --weights the PNG, else <run>-weights.png",
         ),
     ] = None,
@@ -84,7 +87,10 @@ def look(
         typer.Option("--step", help="1 is the first; else the run's next step, of a finished run its last"),
     ] = None,
     path: Annotated[
-        Path | None, typer.Option("-o", "--out", help="the PNG; else <run>-step-<step>.png here")
+        Path | None,
+        typer.Option(
+            "-o", "--out", parser=here, metavar="PATH", help="the PNG; else <run>-step-<step>.png here"
+        ),
     ] = None,
     slots: Annotated[
         str | None,

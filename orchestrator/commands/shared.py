@@ -6,10 +6,13 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+
+from orchestrator.errors import UserError
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -28,6 +31,17 @@ Set = Annotated[
         help="key.path=value over the spec; repeatable. Of a run that exists only resources may change",
     ),
 ]
+
+
+def here(given: str) -> Path:
+    """What `-o` got, as a path. UserError for a url: what commands write for people goes to this machine."""
+    if "://" in given:
+        raise UserError(
+            f"--out got {given}; it is a file or folder on this machine: write it here, then copy it there"
+        )
+    return Path(given)
+
+
 Json = Annotated[bool, typer.Option("--json", help="print facts as JSON")]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="a run's name, or <store>/runs/<name>")]
 SpecOrRun = Annotated[

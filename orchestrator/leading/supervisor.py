@@ -136,6 +136,7 @@ class Supervisor:
         if not isinstance(decision, GiveUp):
             entries = lead.log.entries
             checkpoints.collect_orphans(lead.run.store, entries, below=len(entries))
+            checkpoints.collect_starts(lead.run.store, lead.frozen.init.path if lead.frozen.init else None)
         match decision:
             case Done():
                 if lead.log.last("finished") is None:

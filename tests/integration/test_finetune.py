@@ -82,8 +82,12 @@ def copy_of(run: Run) -> Mixer:
 
 def test_the_first_loss_of_a_run_is_that_of_the_weights_it_begins_with(small: Small) -> None:
     source, _, step = load_network(Run(f"{small.store}/runs/first"))
+    killed = Path(small.store) / "runs" / "tuned" / "init" / "0123456789abcdef" / "model.safetensors"
+    killed.parent.mkdir(parents=True)
+    killed.write_bytes(b"of a start that was killed before there was a run")
     code, book = small.lead("tuned", "model.init=first", *SGD, "train.steps=2")
     assert code == 0
+    assert not killed.exists()
     init = book.frozen.init
     assert init is not None
     assert (init.source, init.step, init.head) == (f"{small.store}/runs/first", step, "keep")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from data_pipeline.storage import open_store
 from data_pipeline.storage.local import TEMP
-from orchestrator.checkpoints import collect_orphans, folder
+from orchestrator.checkpoints import collect_orphans, collect_starts, folder
 from orchestrator.run_log import Entry
 
 
@@ -26,3 +26,14 @@ def test_torn_saves_of_dead_attempts_go_with_their_half_written_files(tmp_path: 
         f"{path}/rank-00000.safetensors" for path in (committed, living)
     ]
     assert not (tmp_path / half).exists()
+
+
+def test_first_weights_of_a_start_that_never_became_a_run_go_and_the_runs_own_stay(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    for path in ("init/aaaa", "init/bbbb"):
+        store.put(f"{path}/model.safetensors", b"x")
+        store.put(f"{path}/manifest.json", b"{}")
+    assert collect_starts(store, "init/bbbb") == ["init/aaaa"]
+    assert [info.key for info in store.list()] == ["init/bbbb/manifest.json", "init/bbbb/model.safetensors"]
+    assert collect_starts(store, "init/bbbb") == []
+    assert collect_starts(store, None) == ["init/bbbb"]
