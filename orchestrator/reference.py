@@ -40,7 +40,7 @@ named. Credentials do not belong into it; they come from the usual AWS places.
 The column *kind* says what a key belongs to.
 
 - **identity**: part of what the run computes. It is fingerprinted and frozen when the run is made. A rerun that differs in one of
-  these keys is refused, with the keys.
+  these keys is refused, with the keys. Where it leaves one out (other than `init` and `head`), the frozen value stands.
 - **resource**: how the run is carried out. It may change each time the run is resumed, and each change stands in the run's log.
 
 `name` and `store` say where the run lies, and `recipe` where values come from that the spec does not have. They are neither. Of the
