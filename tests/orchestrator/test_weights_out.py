@@ -32,7 +32,8 @@ def first(tmp_path: Path, digits: str) -> Run:
         ("safetensors", "x.safetensors", "x.json"),
         ("safetensors", "there", "there/first.json"),
         ("timm", "there", "there/config.json"),
-        ("timm", "x.pth", "x.json"),
+        ("timm", "x.pth", "x.pth.json"),
+        ("npz", "x.npz", "x.npz.json"),
     ],
 )
 def test_a_json_that_mixer_did_not_write_is_never_replaced_by_an_export(
