@@ -140,7 +140,7 @@ def export_as(run: Run, path: Path | None, form: str) -> dict[str, Any]:
 
 def _beside(target: Path, form: str) -> Path | None:
     """The JSON that is written with it; None where the format has none. UserError where it would replace another one."""
-    if form not in ("safetensors", "timm"):
+    if form == "onnx":
         return None
     a_file = form != "timm" or target.suffix in (".safetensors", ".pth", ".bin", ".pt")
     return free_beside(target if a_file else target / IMPORTED)
