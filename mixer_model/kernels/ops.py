@@ -14,8 +14,7 @@ import importlib.util
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.library import custom_op
+from torch import Tensor, library
 
 from . import reference
 
@@ -54,38 +53,38 @@ def _check(x: Tensor) -> None:
         )
 
 
-@custom_op("mixer::norm_transpose", mutates_args=())
+@library.custom_op("mixer::norm_transpose", mutates_args=())
 def _norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     return reference.norm_transpose(x, weight, bias, eps)
 
 
-@custom_op("mixer::norm_transpose_backward", mutates_args=())
+@library.custom_op("mixer::norm_transpose_backward", mutates_args=())
 def _norm_backward(
     grad: Tensor, x: Tensor, weight: Tensor, mean: Tensor, rstd: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     return reference.norm_transpose_backward(grad, x, weight, mean, rstd)
 
 
-@custom_op("mixer::add_norm", mutates_args=())
+@library.custom_op("mixer::add_norm", mutates_args=())
 def _add(
     x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return reference.add_norm(x, y, weight, bias, eps)
 
 
-@custom_op("mixer::add_norm_backward", mutates_args=())
+@library.custom_op("mixer::add_norm_backward", mutates_args=())
 def _add_backward(
     grad: Tensor, kept: Tensor, total: Tensor, weight: Tensor, mean: Tensor, rstd: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return reference.add_norm_backward(grad, kept, total, weight, mean, rstd)
 
 
-@custom_op("mixer::bias_gelu", mutates_args=())
+@library.custom_op("mixer::bias_gelu", mutates_args=())
 def _gelu(h: Tensor, bias: Tensor) -> Tensor:
     return reference.bias_gelu(h, bias)
 
 
-@custom_op("mixer::bias_gelu_backward", mutates_args=())
+@library.custom_op("mixer::bias_gelu_backward", mutates_args=())
 def _gelu_backward(grad: Tensor, h: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     return reference.bias_gelu_backward(grad, h, bias)
 

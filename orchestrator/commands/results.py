@@ -13,9 +13,9 @@ from orchestrator.commands.shared import (
     Set,
     Store,
     bar,
-    here,
     named_bar,
     out,
+    out_option,
     print_facts,
     print_json,
     say,
@@ -30,13 +30,7 @@ def report(
     store: Store = None,
     path: Annotated[
         Path | None,
-        typer.Option(
-            "-o",
-            "--out",
-            parser=here,
-            metavar="PATH",
-            help="the HTML file, else <run>.html here; of --weights the PNG, else <run>-weights.png",
-        ),
+        out_option("the HTML file, else <run>.html here; of --weights the PNG, else <run>-weights.png"),
     ] = None,
     weights: Annotated[
         bool,
@@ -88,9 +82,7 @@ def look(
     ] = None,
     path: Annotated[
         Path | None,
-        typer.Option(
-            "-o", "--out", parser=here, metavar="PATH", help="the PNG; else <run>-step-<step>.png here"
-        ),
+        out_option("the PNG; else <run>-step-<step>.png here"),
     ] = None,
     slots: Annotated[
         str | None,

@@ -121,3 +121,8 @@ def shard_bar(what: str, quiet: bool) -> Iterator[Callable[[Any], None]]:
             progress.update(task, completed=done.bytes, total=done.all_bytes, description=text)
 
         yield tell
+
+
+def out_option(help: str) -> Any:
+    """`-o`: a path on this machine, never a url."""
+    return typer.Option("-o", "--out", parser=here, metavar="PATH", help=help)

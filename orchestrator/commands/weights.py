@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from orchestrator.commands.shared import Json, RunName, Store, here, out, print_facts, print_json, say
+from orchestrator.commands.shared import Json, RunName, Store, out, out_option, print_facts, print_json, say
 from orchestrator.errors import UserError
 
 FORMATS = ("safetensors", "timm", "npz", "onnx", "tensorboard")
@@ -35,13 +35,7 @@ def import_command(
     store: Store = None,
     path: Annotated[
         Path | None,
-        typer.Option(
-            "-o",
-            "--out",
-            parser=here,
-            metavar="PATH",
-            help="write a .safetensors, or a folder, here instead of into a store",
-        ),
+        out_option("write a .safetensors, or a folder, here instead of into a store"),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -82,12 +76,8 @@ def export(
     ] = "safetensors",
     path: Annotated[
         Path | None,
-        typer.Option(
-            "-o",
-            "--out",
-            parser=here,
-            metavar="PATH",
-            help="the file, else <run>.safetensors, .npz or .onnx here; of tensorboard the folder, else <run>-tensorboard",
+        out_option(
+            "the file, else <run>.safetensors, .npz or .onnx here; of tensorboard the folder, else <run>-tensorboard"
         ),
     ] = None,
     as_json: Json = False,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -30,3 +30,17 @@ def small() -> MixerConfig:
 @pytest.fixture
 def images() -> torch.Tensor:
     return torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1
+
+
+@pytest.fixture
+def traced() -> Iterator[tuple[list[Any], Callable[..., Any]]]:
+    """A compiler that only counts its graphs."""
+    graphs: list[Any] = []
+
+    def backend(graph: torch.fx.GraphModule, _: list[torch.Tensor]) -> Callable[..., Any]:
+        graphs.append(graph)
+        return graph.forward
+
+    torch.compiler.reset()
+    yield graphs, backend
+    torch.compiler.reset()

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import library
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
@@ -81,9 +82,9 @@ def test_each_operation_keeps_the_rules_that_autograd_and_the_compiler_go_by(dty
     x, y, weight, bias, h = [
         value.requires_grad_() for value in drawn((2, 3, 4), (2, 4, 3), (4,), (4,), (6, 4), dtype=dtype)
     ]
-    torch.library.opcheck(torch.ops.mixer.norm_transpose.default, (x, weight, bias, 1e-6))
-    torch.library.opcheck(torch.ops.mixer.add_norm.default, (x, y, weight, bias, 1e-6))
-    torch.library.opcheck(torch.ops.mixer.bias_gelu.default, (h, bias))
+    library.opcheck(torch.ops.mixer.norm_transpose.default, (x, weight, bias, 1e-6))
+    library.opcheck(torch.ops.mixer.add_norm.default, (x, y, weight, bias, 1e-6))
+    library.opcheck(torch.ops.mixer.bias_gelu.default, (h, bias))
 
 
 @pytest.mark.parametrize("wide", [(0, 1), (0, 2)])
@@ -93,9 +94,9 @@ def test_of_inputs_that_do_not_lie_in_rows_the_shapes_are_still_as_said(wide: tu
     x, y, weight, bias = drawn(*lying, (4,), (4,), dtype=torch.float32)
     x, y = x.transpose(*wide).requires_grad_(), y.transpose(*wide).requires_grad_()
     h = drawn((3, 6))[0].t().requires_grad_()
-    torch.library.opcheck(torch.ops.mixer.norm_transpose.default, (x, weight, bias, 1e-6))
-    torch.library.opcheck(torch.ops.mixer.add_norm.default, (x, y, weight, bias, 1e-6))
-    torch.library.opcheck(torch.ops.mixer.bias_gelu.default, (h, drawn((3,))[0]))
+    library.opcheck(torch.ops.mixer.norm_transpose.default, (x, weight, bias, 1e-6))
+    library.opcheck(torch.ops.mixer.add_norm.default, (x, y, weight, bias, 1e-6))
+    library.opcheck(torch.ops.mixer.bias_gelu.default, (h, drawn((3,))[0]))
 
 
 def test_sums_are_made_in_float32_whatever_the_input() -> None:

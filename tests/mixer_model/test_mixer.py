@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -182,20 +182,6 @@ def test_pixels_become_minus_one_to_one() -> None:
     out = to_input(pixels)
     assert out.shape == (2, 3, 4, 5)
     assert out[0, :, 0, 0].tolist() == pytest.approx([-1.0, 1.0, -0.6])
-
-
-@pytest.fixture
-def traced() -> Iterator[tuple[list[Any], Callable[..., Any]]]:
-    """A compiler that only counts its graphs."""
-    graphs: list[Any] = []
-
-    def backend(graph: torch.fx.GraphModule, _: list[torch.Tensor]) -> Callable[..., Any]:
-        graphs.append(graph)
-        return graph.forward
-
-    torch.compiler.reset()
-    yield graphs, backend
-    torch.compiler.reset()
 
 
 # torch's tracer looks at .grad of inner tensors and hides the warning only where warnings are not errors.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -101,20 +101,6 @@ def test_it_learns(mixer: str, images: torch.Tensor) -> None:
 
 
 # -- compiled, bf16 ----------------------------------------------------------------------------------------------------
-@pytest.fixture
-def traced() -> Iterator[tuple[list[Any], Callable[..., Any]]]:
-    """A compiler that only counts its graphs."""
-    graphs: list[Any] = []
-
-    def backend(graph: torch.fx.GraphModule, _: list[torch.Tensor]) -> Callable[..., Any]:
-        graphs.append(graph)
-        return graph.forward
-
-    torch.compiler.reset()
-    yield graphs, backend
-    torch.compiler.reset()
-
-
 # torch's tracer looks at .grad of inner tensors and hides the warning only where warnings are not errors.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 @pytest.mark.parametrize("mixer", OTHERS)
