@@ -3,7 +3,7 @@
     python -m benchmarks.model.engine [--size S/16] [--batch 8] [--rounds 9] [--quick]
 
 Both run compiled blocks, the same loss, clipping and AdamW, from the same uint8 images; in bf16 both keep fp32 masters. One thread, CPU
-time.
+time; freed memory is kept as a worker keeps it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from benchmarks import report
 from benchmarks.model.clock import Clock
+from data_pipeline.allocator import keep_freed_blocks
 from mixer_model.mixer import to_input
 from mixer_model.param_groups import param_groups
 from orchestrator.spec import Spec
@@ -39,6 +40,7 @@ def measure(size: str, batch: int, precision: str, rounds: int) -> dict[str, lis
     """CPU seconds of a step, `engine` and `plain`. To be called in a rank of one."""
     from orchestrator.training.engine import Engine, join
 
+    keep_freed_blocks()
     model = SIZES.get(size, f"preset: {size}")
     spec, place = parse_spec(SPEC.format(model=model, batch=batch, precision=precision)), join()
     engine = Engine(spec, place)

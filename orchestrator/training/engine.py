@@ -269,6 +269,8 @@ def zero_config(spec: Spec, rounds: int, device: str) -> dict[str, Any]:
     """
     train = spec.train
     zero: dict[str, Any] = {"stage": train.zero, "overlap_comm": device == "cuda"}
+    if train.zero in (1, 2):  # "scatter" there is an all-reduce too, of a copy that is copied back
+        zero["reduce_scatter"] = False
     if device == "cpu":  # small buckets: half the peak memory of the defaults
         zero |= {"reduce_bucket_size": int(2e7), "allgather_bucket_size": int(2e7)}
     if train.zero == 3:
