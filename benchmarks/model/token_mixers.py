@@ -48,6 +48,7 @@ def step_of(mixer: str, given: argparse.Namespace) -> Callable[[], None]:
 
 def measure(given: argparse.Namespace) -> dict[str, list[float]]:
     """CPU seconds of each step, by mixer and round."""
+    torch._dynamo.config.recompile_limit = 4 * len(TOKEN_MIXERS)  # Block.forward is compiled for every mixer
     steps, spent = {mixer: step_of(mixer, given) for mixer in TOKEN_MIXERS}, defaultdict(list)
     for mixer, step in steps.items():
         began = time.perf_counter()
