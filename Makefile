@@ -11,7 +11,7 @@ APT := ceph-mon ceph-osd radosgw ceph-common iproute2 util-linux
 
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml constraints.txt scripts/preflight.sh data_pipeline/_roi.c
+$(STAMP): pyproject.toml constraints.txt scripts/preflight.sh data_pipeline/pixels/_roi.c
 	@PYTHON=$(PYTHON) sh scripts/preflight.sh
 	@echo "setting up $(VENV) (some minutes the first time)"
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)

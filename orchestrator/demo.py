@@ -22,12 +22,12 @@ from rich.table import Table
 from clusters import object_store
 from data_pipeline.packing.pack import pack
 from data_pipeline.storage import StoreError
+from orchestrator.accounts.proof import Comparison, compare
+from orchestrator.accounts.status import Book
 from orchestrator.errors import FAILED, MixerError, UserError
 from orchestrator.launch import lead, resolve
-from orchestrator.proof import Comparison, compare
-from orchestrator.report import write_report
+from orchestrator.pages.report import write_report
 from orchestrator.run_store import Run
-from orchestrator.status import Book
 from orchestrator.tables import ledger_table
 from orchestrator.training.events import read_events
 from orchestrator.watch import newest_progress, watching

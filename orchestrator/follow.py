@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from orchestrator.accounts.status import Book
 from orchestrator.errors import UserError
 from orchestrator.frozen import Frozen
 from orchestrator.logs import lines, stamp
 from orchestrator.run_log import ENDS
 from orchestrator.run_store import Run
-from orchestrator.status import Book
 from orchestrator.watch import newest_progress, progress_text
 
 POLL_S, STOP_TIMEOUT_S = 2.0, 600.0

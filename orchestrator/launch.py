@@ -32,7 +32,7 @@ from orchestrator.urls import absolute, whole
 
 if TYPE_CHECKING:
     from data_pipeline.shards.dataset import Dataset
-    from orchestrator.initial import Initial
+    from orchestrator.weights.initial import Initial
 
 Say = Callable[[str], None]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
@@ -149,7 +149,7 @@ def _initial(spec: Spec) -> Initial | None:
     """The weights that `spec` begins with, read and fitted; None where they are drawn."""
     if spec.model.init is None:
         return None
-    from orchestrator.initial import prepare
+    from orchestrator.weights.initial import prepare
 
     return prepare(spec)
 
@@ -329,7 +329,7 @@ def _ray(resolved: Resolved, say: Say) -> Any:
 
 def _gauges(run: Run) -> Any:
     from clusters.gauges import RayGauges
-    from orchestrator.metrics import Metrics
+    from orchestrator.accounts.metrics import Metrics
 
     return Metrics(run.name, run.store, RayGauges())
 

@@ -6,8 +6,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from orchestrator.accounts.status import Book
 from orchestrator.run_store import Run, list_runs, runs_url
-from orchestrator.status import Book
 
 
 def list_store(store: str) -> list[dict[str, Any]]:

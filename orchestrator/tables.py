@@ -6,8 +6,8 @@ from typing import Any
 
 from rich.table import Table
 
+from orchestrator.accounts.loading import in_words
 from orchestrator.frozen import InitFacts
-from orchestrator.loading import in_words
 from orchestrator.watch import rate_text
 
 EPOCHS = 3  # the newest ones are shown; all are in --json

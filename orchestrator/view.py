@@ -14,12 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from data_pipeline.order import Order
-from orchestrator import history
+from orchestrator.accounts import history
+from orchestrator.accounts.status import Book
 from orchestrator.errors import UserError
 from orchestrator.frozen import Frozen
 from orchestrator.launch import frozen_of, resolve
 from orchestrator.run_log import left_out
-from orchestrator.status import Book
 
 
 @dataclass(frozen=True)

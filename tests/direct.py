@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator import checkpoints
+from orchestrator.accounts.status import Book
 from orchestrator.run_log import RunLog, left_out, live_checkpoints, new_writer
 from orchestrator.run_store import Run, create
-from orchestrator.status import Book
 from orchestrator.training.worker import main as worker_main
 from tests.gang import Gang
 from tests.runs import Small, wait_for

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from data_pipeline.storage import Store
 from orchestrator import checkpoints
+from orchestrator.accounts.status import Book
 from orchestrator.run_log import Entry, entry_key, live_checkpoints
 from orchestrator.run_store import Run
-from orchestrator.status import Book
 from tests.runs import Small
 
 ROOT = Path(__file__).parent.parent

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from orchestrator.accounts.status import Book
 from orchestrator.launch import Resolved, lead, resolve
 from orchestrator.run_store import Run
-from orchestrator.status import Book
 from orchestrator.training.worker import main as worker_main
 from tests.gang import GangMachines
 

@@ -16,13 +16,13 @@ import google_crc32c
 import numpy as np
 
 from orchestrator import checkpoints
+from orchestrator.accounts.status import Book
 from orchestrator.checkpoints import KINDS, Manifest, Slice
 from orchestrator.digests import slot_digest
 from orchestrator.frozen import DataFacts, Frozen, bind
 from orchestrator.run_log import Entry, RunLog
 from orchestrator.run_store import Run
 from orchestrator.spec_text import validate
-from orchestrator.status import Book
 
 Weight = np.ndarray[Any, np.dtype[np.float32]]
 START = 1_780_000_000.0

@@ -22,10 +22,10 @@ from PIL import Image
 from skimage import data as photographs
 
 from benchmarks import report
-from data_pipeline import roi
-from data_pipeline.augment import Interpolation, Recipe, keyed_draws
-from data_pipeline.decode import Pixels, decode
-from data_pipeline.picture import Picture
+from data_pipeline.pixels import roi
+from data_pipeline.pixels.augment import Interpolation, Recipe, keyed_draws
+from data_pipeline.pixels.decode import Pixels, decode
+from data_pipeline.pixels.picture import Picture
 
 PILLOW, WHOLE, BOX, SOUND = "Pillow", "decoded whole", "the box", "the box, known to be sound"
 SIZE, SEED = 224, 1

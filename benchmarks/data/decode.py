@@ -22,8 +22,8 @@ from PIL import Image
 from benchmarks import report
 from benchmarks.data.images import material
 from benchmarks.data.runs import arguments, finish, one_core
-from data_pipeline.augment import Recipe, keyed_draws
-from data_pipeline.decode import decode
+from data_pipeline.pixels.augment import Recipe, keyed_draws
+from data_pipeline.pixels.decode import decode
 
 BLOCK, SIZE, SEED = 50, 224, 1
 Filter = Literal["bilinear", "bicubic"]

@@ -64,7 +64,7 @@ class Material:
 
     def jpegs(self) -> list[bytes]:
         """The encoded pictures, in order."""
-        from data_pipeline.blocks import BlockFetcher
+        from data_pipeline.loading.blocks import BlockFetcher
         from data_pipeline.shards.dataset import Dataset
 
         dataset = Dataset.open(str(self.shards))

@@ -23,10 +23,10 @@ import numpy as np
 from benchmarks import report
 from benchmarks.data.runs import arguments, finish
 from benchmarks.data.simulated import PER_SHARD, simulated
-from data_pipeline.augment import Recipe
-from data_pipeline.blocks import BlockFetcher
-from data_pipeline.loader import Loader
+from data_pipeline.loading.blocks import BlockFetcher
+from data_pipeline.loading.loader import Loader
 from data_pipeline.order import Geometry, Order, choose_geometry
+from data_pipeline.pixels.augment import Recipe
 from data_pipeline.shards.dataset import Dataset
 
 BATCH, MICRO_BATCH, SIZE = 4096, 64, 32

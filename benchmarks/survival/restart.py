@@ -19,7 +19,7 @@ from pathlib import Path
 from benchmarks import report
 from benchmarks.survival.trainings import DEFAULT, OURS, TUNED, Training, first_new
 from data_pipeline.packing.pack import pack
-from orchestrator.status import Book
+from orchestrator.accounts.status import Book
 
 
 def measure(system: str, folder: Path, kills: int, eager: bool) -> tuple[list[float], list[dict[str, float]]]:

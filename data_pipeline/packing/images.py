@@ -11,9 +11,9 @@ import re
 import warnings
 from dataclasses import dataclass, replace
 
-from data_pipeline.decode import Pixels, Undecodable, decode_and_judge
 from data_pipeline.errors import BadDataset
 from data_pipeline.packing.items import Item, NoImage
+from data_pipeline.pixels.decode import Pixels, Undecodable, decode_and_judge
 from data_pipeline.shards.format import IMAGE_EXTS
 
 JPEG_QUALITY = 95

@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from data_pipeline.decode import decode
 from data_pipeline.errors import StoreError
 from data_pipeline.packing.items import Items
 from data_pipeline.packing.notes import Packed
 from data_pipeline.packing.plan import PlannedSet
+from data_pipeline.pixels.decode import decode
 from data_pipeline.shards.format import IMAGE_EXTS
 from data_pipeline.shards.tars import SpanSource, members
 from data_pipeline.storage import Store

@@ -188,7 +188,7 @@ class _ShardCheck:
 
     def _why_unusable(self, span: bytes) -> str:
         """Why the sample in a proven span cannot be trained on; empty where it can."""
-        from data_pipeline.decode import Undecodable, decode
+        from data_pipeline.pixels.decode import Undecodable, decode
 
         images = labels = 0
         try:

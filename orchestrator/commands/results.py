@@ -44,13 +44,13 @@ def report(
     """A page with the loss curve, the faults, the ledger and pictures of the weights; with --json the committed history, step by step."""
     if weights and path is not None and path.suffix.lower() != ".png":
         raise UserError(f"--out got {path}; with --weights it is a picture: give a name that ends in .png")
+    from orchestrator.accounts.status import Book
     from orchestrator.launch import find_run
-    from orchestrator.report import write_report
-    from orchestrator.status import Book
+    from orchestrator.pages.report import write_report
 
     book = Book(find_run(run, store))
     if weights:
-        from orchestrator.gallery import write_weights
+        from orchestrator.pages.gallery import write_weights
 
         made = write_weights(book, path or Path(f"{book.run.name}-weights.png"))
         print_json(made) if as_json else out.print(made["file"], markup=False)
@@ -98,7 +98,7 @@ def look(
     if slots is not None and images is not None:
         raise UserError("--slots and --images were both given; give one of them")
     wanted = _slots(slots) if slots is not None else None
-    from orchestrator.look import look as run_look
+    from orchestrator.pages.look import look as run_look
     from orchestrator.view import view
 
     seen = view(target, store=store, overrides=overrides or [], step=step)
@@ -177,7 +177,7 @@ def eval_command(
         return
     if train_data or pool or seeds:
         raise UserError("--train-data, --pool and --seeds go with --few-shot N")
-    from orchestrator.weights import evaluate_run
+    from orchestrator.weights.network import evaluate_run
 
     with bar("evaluating", as_json) as tell:
         facts = evaluate_run(find_run(run, store), crop=crop, data=data, tell=tell)
@@ -185,7 +185,7 @@ def eval_command(
 
 
 def _few_shot(run: Any, as_json: bool, sets: dict[str, str | None], *wanted: Any) -> None:
-    from orchestrator.probe import Wanted, few_shot, lines
+    from orchestrator.weights.probe import Wanted, few_shot, lines
 
     with named_bar(as_json) as tell:
         facts = few_shot(run, Wanted(*wanted), tell=tell, **sets)

@@ -144,8 +144,8 @@ def status(
     as_json: Json = False,
 ) -> None:
     """What a run is doing, and where its seconds went."""
+    from orchestrator.accounts.status import Book
     from orchestrator.launch import find_run
-    from orchestrator.status import Book
     from orchestrator.tables import status_table
 
     book = Book(find_run(run, store))
@@ -157,8 +157,8 @@ def status(
 
 def _compare(one: Any, two: Any, as_json: bool) -> None:
     """Two runs by the samples of the committed steps that both have."""
-    from orchestrator.history import compare
-    from orchestrator.status import same_epochs
+    from orchestrator.accounts.history import compare
+    from orchestrator.accounts.status import same_epochs
 
     facts = {
         "run": one.run.name,

@@ -42,7 +42,7 @@ def import_command(
     """Weights from elsewhere, checked whole, as a run's starting point; prints what they are and the line for a spec."""
     if path is not None and store is not None:
         raise UserError("--out and --store were both given; give one of them")
-    from orchestrator.importing import import_weights
+    from orchestrator.weights.importing import import_weights
 
     facts = import_weights(source, name=name, activation=activation, store=store, out=path)
     if as_json:
@@ -89,15 +89,15 @@ def export(
         raise UserError(f"--format got {form}; allowed: {', '.join(FORMATS)}")
     found = find_run(run, store)
     if form == "tensorboard":
-        from orchestrator.curves import export as export_curves
-        from orchestrator.status import Book
+        from orchestrator.accounts.curves import export as export_curves
+        from orchestrator.accounts.status import Book
 
         facts: dict[str, Any] = {
             "run": found.name,
             "file": str(export_curves(Book(found), path or Path(f"{found.name}-tensorboard"))),
         }
     else:
-        from orchestrator.weights import export_as
+        from orchestrator.weights.network import export_as
 
         facts = export_as(found, path, form)
     if as_json:

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from data_pipeline.augment import Recipe
-from data_pipeline.cache import BlockCache
-from data_pipeline.eval_loader import EvalLoader
-from data_pipeline.loader import Loader
+from data_pipeline.loading.cache import BlockCache
+from data_pipeline.loading.eval_loader import EvalLoader
+from data_pipeline.loading.loader import Loader
 from data_pipeline.order import Order, owned_slots
+from data_pipeline.pixels.augment import Recipe
 from data_pipeline.shards.dataset import Dataset
 from orchestrator.errors import WrongData
 from orchestrator.frozen import DataFacts, Frozen

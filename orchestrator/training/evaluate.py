@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from data_pipeline.bad_samples import TooManyBadSamples
+from data_pipeline.loading.bad_samples import TooManyBadSamples
 from mixer_model.losses import is_among, is_right
 from orchestrator.training.contact import Contact
 from orchestrator.training.engine import Engine

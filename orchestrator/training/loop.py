@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from data_pipeline.loader import Batch, Loader
+from data_pipeline.loading.loader import Batch, Loader
 from data_pipeline.storage import StoreError
 from orchestrator.digests import slot_digest
 from orchestrator.errors import Diverged, MixerError

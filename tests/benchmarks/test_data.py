@@ -12,7 +12,7 @@ from PIL import Image, JpegImagePlugin
 
 from benchmarks.data import images, simulated
 from benchmarks.data.turns import Competitor, Unavailable, race
-from data_pipeline.blocks import BlockFetcher
+from data_pipeline.loading.blocks import BlockFetcher
 from data_pipeline.shards.dataset import Dataset
 
 BUSY_US = 2000.0

@@ -17,11 +17,11 @@ from typing import Any
 from data_pipeline.order import Order
 from data_pipeline.storage import StoreError
 from orchestrator import checkpoints
+from orchestrator.accounts.history import StepLine
+from orchestrator.accounts.proof import delivered_once
+from orchestrator.accounts.status import Book
 from orchestrator.errors import MixerError
-from orchestrator.history import StepLine
-from orchestrator.proof import delivered_once
 from orchestrator.run_log import Entry, live_checkpoints
-from orchestrator.status import Book
 from tests.chaos.play import Played
 from tests.chaos.record import Record, fill_in
 from tests.chaos.replay import replay, segments

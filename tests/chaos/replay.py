@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator.accounts.history import StepLine
 from orchestrator.checkpoints import folder
 from orchestrator.durations import Duration
 from orchestrator.frozen import Frozen
-from orchestrator.history import StepLine
 from orchestrator.run_log import Entry
 from orchestrator.run_log import left_out as named_left_out
 from orchestrator.run_store import Run

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from orchestrator.accounts.status import Book
 from orchestrator.run_store import Run
-from orchestrator.status import Book
 from tests.chaos.judge import Verdict, faultless, judge, total
 from tests.chaos.play import Played, Tell, play
 from tests.chaos.scene import Scene

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
+from orchestrator.accounts.status import Book
 from orchestrator.run_log import live_checkpoints
 from orchestrator.run_store import Run
-from orchestrator.status import Book
 from orchestrator.watch import newest_progress
 from tests import killing
 from tests.chaos.judge import Verdict, faultless, judge

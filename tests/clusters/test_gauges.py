@@ -16,7 +16,7 @@ import sys, time, urllib.request
 from pathlib import Path
 import ray
 from clusters.gauges import RayGauges
-from orchestrator.metrics import HELP, Metrics
+from orchestrator.accounts.metrics import HELP, Metrics
 from tests.scripted_run import killed_once
 
 ray.init(

@@ -17,11 +17,11 @@ from concurrent.futures import TimeoutError as Late
 from dataclasses import dataclass, field
 from typing import Any
 
-from data_pipeline import loader as loader_module
-from data_pipeline.augment import Recipe
 from data_pipeline.errors import DataError
-from data_pipeline.loader import Batch, Loader
+from data_pipeline.loading import loader as loader_module
+from data_pipeline.loading.loader import Batch, Loader
 from data_pipeline.order import Order, owned_slots
+from data_pipeline.pixels.augment import Recipe
 from data_pipeline.shards.dataset import Dataset
 from tests.data_faults.kinds import Fault, draw
 from tests.data_faults.scene import BATCH, GEOMETRY, MICRO, Scene

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from orchestrator.accounts.status import Book
 from orchestrator.run_store import Run
-from orchestrator.status import Book
 from orchestrator.training.worker import main as worker_main
 from tests.gang import GangMachines
 from tests.runs import make_small, wait_for

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from data_pipeline.order import Order
-from orchestrator.proof import delivered_once, samples_left_out
+from orchestrator.accounts.proof import delivered_once, samples_left_out
 from tests.direct import Direct, stop_at
 from tests.runs import Small
 from tests.trouble import main, trouble

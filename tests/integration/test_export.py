@@ -18,9 +18,9 @@ from mixer_model.mixer import to_input
 from orchestrator.cli import app
 from orchestrator.errors import UserError
 from orchestrator.logs import lines
-from orchestrator.probe import Wanted, few_shot
-from orchestrator.probe import lines as said_of
-from orchestrator.weights import evaluate_run, export_run, load_network
+from orchestrator.weights.network import evaluate_run, export_run, load_network
+from orchestrator.weights.probe import Wanted, few_shot
+from orchestrator.weights.probe import lines as said_of
 from tests.mixer_model.conftest import timm  # noqa: F401  (a fixture)
 from tests.runs import Small
 

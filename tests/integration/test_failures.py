@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.proof import delivered_once
+from orchestrator.accounts.proof import delivered_once
 from orchestrator.run_log import live_checkpoints
 from orchestrator.run_store import Run
 from tests import killing

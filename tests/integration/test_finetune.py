@@ -15,12 +15,12 @@ from mixer_model import interop
 from mixer_model.losses import LOSSES
 from mixer_model.mixer import Mixer, to_input
 from orchestrator import checkpoints
+from orchestrator.accounts.status import Book
 from orchestrator.frozen import Frozen
 from orchestrator.launch import freeze
 from orchestrator.run_store import Run
-from orchestrator.status import Book
 from orchestrator.training.data import open_dataset, slots_loader
-from orchestrator.weights import load_network
+from orchestrator.weights.network import load_network
 from tests import killing
 from tests.gang import run_gang
 from tests.runs import Small, make_small

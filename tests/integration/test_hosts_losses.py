@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from data_pipeline.order import Order
+from orchestrator.accounts.status import Book
 from orchestrator.run_store import Run
-from orchestrator.status import Book
 from orchestrator.training.events import read_events
 from tests.hosts import reason_missing
 from tests.one_history import check_checkpoints, check_log

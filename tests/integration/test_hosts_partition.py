@@ -9,8 +9,8 @@ import os
 
 import pytest
 
+from orchestrator.accounts.status import Book
 from orchestrator.run_store import Run
-from orchestrator.status import Book
 from tests.ceph import Gateway
 from tests.conftest import BucketMaker
 from tests.hosts import reason_missing

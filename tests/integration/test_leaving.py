@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.proof import delivered_once
+from orchestrator.accounts.proof import delivered_once
 from tests.direct import Direct
 from tests.runs import Small, wait_for
 from tests.trouble import main, trouble

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from orchestrator import run_store
+from orchestrator.accounts.status import Book
 from orchestrator.errors import RunBusy
 from orchestrator.run_log import live_checkpoints
 from orchestrator.run_store import Heartbeat, Run
-from orchestrator.status import Book
 from tests import killing
 from tests.conftest import BucketMaker
 from tests.one_history import (

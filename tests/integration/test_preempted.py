@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from clusters.notices import Notice
+from orchestrator.accounts.status import Book
 from orchestrator.leading.policy import Outcome
 from orchestrator.run_log import Entry
 from orchestrator.run_store import Run
-from orchestrator.status import Book
 from orchestrator.watch import newest_progress
 from tests import killing
 from tests.gang import GangMachines

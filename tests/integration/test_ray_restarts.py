@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
+from orchestrator.accounts.status import Book
 from orchestrator.launch import lead
 from orchestrator.on_ray.machines import RayMachines
 from orchestrator.run_log import Entry
 from orchestrator.run_store import Run
-from orchestrator.status import Book
 from orchestrator.training.events import read_events
 from orchestrator.watch import newest_progress
 from tests.chaos.procs import look

@@ -7,9 +7,9 @@ from collections import Counter
 import pytest
 
 from data_pipeline.order import Order
-from orchestrator.proof import delivered_once
+from orchestrator.accounts.proof import delivered_once
+from orchestrator.accounts.status import Book
 from orchestrator.run_store import Run
-from orchestrator.status import Book
 from orchestrator.watch import newest_progress
 from tests import killing
 from tests.gang import GangMachines

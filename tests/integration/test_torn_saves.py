@@ -6,9 +6,9 @@ import signal
 
 import pytest
 
+from orchestrator.accounts.status import Book
 from orchestrator.leading import tending
 from orchestrator.run_log import live_checkpoints
-from orchestrator.status import Book
 from tests import killing
 from tests.conftest import BucketMaker
 from tests.killing import Moment

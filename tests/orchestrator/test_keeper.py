@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from clusters.processes import Process, end, marked
+from orchestrator.accounts.status import Book
 from orchestrator.keeper import LONGEST_S, RESTARTS, WINDOW_S, pause_s
 from orchestrator.run_store import Run
-from orchestrator.status import Book
 from tests import killing
 from tests.one_history import alive, check_finished, check_log, losses, started
 from tests.runs import Small, make_small, wait_for

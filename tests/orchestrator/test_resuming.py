@@ -15,7 +15,7 @@ from orchestrator.run_log import log_resources, new_writer
 from orchestrator.spec import Spec
 from orchestrator.training.worker import main
 from tests.gang import GangMachines
-from tests.orchestrator.test_initial import weights
+from tests.orchestrator.weights.test_initial import weights
 from tests.runs import Small, make_small
 
 # As the version wrote it that had neither recipes nor model.init, with gelu as the default.

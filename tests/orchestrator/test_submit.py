@@ -12,9 +12,9 @@ import pytest
 from clusters import jobs, local
 from clusters.local_state import NODE_MARK
 from clusters.object_store import ObjectStore
+from orchestrator.accounts.status import Book
 from orchestrator.errors import UserError
 from orchestrator.run_store import Run
-from orchestrator.status import Book
 from orchestrator.submit import submit
 from tests.conftest import _set
 from tests.one_history import check_checkpoints

@@ -17,9 +17,9 @@ def batches(url: str, kind: str) -> Iterator[Any]:
     import torch
 
     from data_pipeline.allocator import keep_freed_blocks
-    from data_pipeline.augment import Recipe
-    from data_pipeline.loader import Loader
+    from data_pipeline.loading.loader import Loader
     from data_pipeline.order import Geometry, Order
+    from data_pipeline.pixels.augment import Recipe
     from data_pipeline.shards.dataset import Dataset
 
     torch.set_num_threads(1)

@@ -25,7 +25,7 @@ def blocks(samples: int) -> Iterator[int]:
 def fetch(url: str) -> Iterator[Sequence[Any]]:
     """Our fetcher alone: one thread, block after block."""
     from data_pipeline.allocator import keep_freed_blocks
-    from data_pipeline.blocks import BlockFetcher
+    from data_pipeline.loading.blocks import BlockFetcher
     from data_pipeline.shards.dataset import Dataset
 
     keep_freed_blocks()  # as a worker does
@@ -38,7 +38,7 @@ def fetch(url: str) -> Iterator[Sequence[Any]]:
 def reader(url: str) -> Iterator[Sequence[Any]]:
     """What the loader uses: blocks announced, fetched ahead by threads, samples taken one by one."""
     from data_pipeline.allocator import keep_freed_blocks
-    from data_pipeline.reading import BlockReader
+    from data_pipeline.loading.reading import BlockReader
     from data_pipeline.shards.dataset import Dataset
 
     keep_freed_blocks()

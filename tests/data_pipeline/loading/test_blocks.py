@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from data_pipeline import blocks
-from data_pipeline.blocks import BlockFetcher, CorruptBlock
-from data_pipeline.decode import decode
+from data_pipeline.loading import blocks
+from data_pipeline.loading.blocks import BlockFetcher, CorruptBlock
+from data_pipeline.pixels.decode import decode
 from data_pipeline.shards.dataset import Dataset
 
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from data_pipeline.blocks import BlockFetcher
-from data_pipeline.cache import ABANDONED_S, BlockCache
+from data_pipeline.loading.blocks import BlockFetcher
+from data_pipeline.loading.cache import ABANDONED_S, BlockCache
 from data_pipeline.shards.dataset import Dataset
 from tests.data_pipeline.loading.test_blocks import flipped, numbers
 
@@ -95,7 +95,7 @@ def test_a_folder_that_cannot_be_written_costs_nothing_but_time(
 
 WRITER = """
 import os, sys
-from data_pipeline.cache import BlockCache
+from data_pipeline.loading.cache import BlockCache
 cache, block = BlockCache(sys.argv[1], int(sys.argv[2])), bytes(range(256)) * 60
 print("begun", flush=True)
 n = 0

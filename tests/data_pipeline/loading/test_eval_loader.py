@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from data_pipeline.augment import Recipe
-from data_pipeline.bad_samples import TooManyBadSamples
-from data_pipeline.eval_loader import EvalLoader
+from data_pipeline.loading.bad_samples import TooManyBadSamples
+from data_pipeline.loading.eval_loader import EvalLoader
+from data_pipeline.pixels.augment import Recipe
 from data_pipeline.shards.dataset import Dataset
 
 MakeSet = Callable[..., Dataset]

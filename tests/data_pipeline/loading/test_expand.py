@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from webdataset.tariterators import group_by_keys, tar_file_iterator
 
-from data_pipeline.expand import expand
+from data_pipeline.loading.expand import expand
 from data_pipeline.shards.dataset import Dataset, build_index
 
 LONG = "folder/" * 20 + "n" * 120

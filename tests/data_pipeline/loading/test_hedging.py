@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from data_pipeline import hedging
-from data_pipeline.hedging import Closed, HedgedGets
+from data_pipeline.loading import hedging
+from data_pipeline.loading.hedging import Closed, HedgedGets
 
 PATIENCE_S = 20.0
 

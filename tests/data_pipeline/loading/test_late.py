@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from data_pipeline import waiting
 from data_pipeline.errors import BadDataset
-from data_pipeline.eval_loader import EvalLoader
+from data_pipeline.loading import waiting
+from data_pipeline.loading.eval_loader import EvalLoader
 from data_pipeline.order import Geometry
 from data_pipeline.shards.dataset import Dataset
 from tests.data_pipeline.loading.test_loader import RECIPE, open_loader, take

@@ -12,13 +12,13 @@ import pytest
 import torch
 import webdataset
 
-from data_pipeline import loader as loader_module
-from data_pipeline.augment import Recipe
-from data_pipeline.bad_samples import TooManyBadSamples
-from data_pipeline.blocks import CorruptBlock
-from data_pipeline.eval_loader import EvalLoader
-from data_pipeline.loader import Batch, Loader
+from data_pipeline.loading import loader as loader_module
+from data_pipeline.loading.bad_samples import TooManyBadSamples
+from data_pipeline.loading.blocks import CorruptBlock
+from data_pipeline.loading.eval_loader import EvalLoader
+from data_pipeline.loading.loader import Batch, Loader
 from data_pipeline.order import Geometry, Order, owned_slots
+from data_pipeline.pixels.augment import Recipe
 from data_pipeline.shards.dataset import Dataset, build_index
 from tests.data_pipeline.loading.conftest import image_bytes
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_pipeline.reading import BlockReader, ResidentReader
+from data_pipeline.loading.reading import BlockReader, ResidentReader
 from data_pipeline.shards.dataset import Dataset
 
 

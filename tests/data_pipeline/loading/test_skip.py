@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from data_pipeline.loader import Loader
+from data_pipeline.loading.loader import Loader
+from data_pipeline.loading.reading import BlockReader
 from data_pipeline.order import Geometry, Order, owned_slots
-from data_pipeline.reading import BlockReader
 from data_pipeline.shards.dataset import Dataset
 from tests.data_pipeline.loading.test_loader import (
     GEOMETRIES,

@@ -16,10 +16,10 @@ import webdataset
 from PIL import Image
 from skimage import data as pictures
 
-from data_pipeline import loader as loader_module
-from data_pipeline.augment import Recipe
-from data_pipeline.loader import Batch, Loader
+from data_pipeline.loading import loader as loader_module
+from data_pipeline.loading.loader import Batch, Loader
 from data_pipeline.order import Geometry, Order, owned_slots
+from data_pipeline.pixels.augment import Recipe
 from data_pipeline.shards.dataset import Dataset, build_index
 
 STEPS = 8

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipeline.decode import decode
 from data_pipeline.errors import AccessDenied, BadDataset, StoreError, Unavailable
 from data_pipeline.packing.images import Broken, Change, Encoding, Ready, ready
 from data_pipeline.packing.items import Item
 from data_pipeline.packing.origins import Memory
 from data_pipeline.packing.pack import pack
+from data_pipeline.pixels.decode import decode
 from data_pipeline.shards.dataset import Dataset
 
 from .conftest import image_labels, picture, samples

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipeline.decode import decode
 from data_pipeline.packing import sheet
 from data_pipeline.packing.pack import pack
+from data_pipeline.pixels.decode import decode
 from data_pipeline.shards.dataset import Dataset
 from data_pipeline.storage import open_store
 

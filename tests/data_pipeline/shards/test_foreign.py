@@ -17,8 +17,8 @@ import pytest
 import webdataset
 from PIL import Image
 
-from data_pipeline.blocks import BlockFetcher
 from data_pipeline.errors import BadDataset
+from data_pipeline.loading.blocks import BlockFetcher
 from data_pipeline.packing.pack import pack
 from data_pipeline.shards.dataset import Dataset, build_index
 from data_pipeline.shards.verify import verify

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline.blocks import BlockFetcher
 from data_pipeline.errors import BadDataset
+from data_pipeline.loading.blocks import BlockFetcher
 from data_pipeline.shards import sums
 from data_pipeline.shards.build import Done, Indexed, build_index, index_shards
 from data_pipeline.shards.dataset import Dataset

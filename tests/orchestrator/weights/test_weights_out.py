@@ -1,0 +1,89 @@
+"""What is known of an export or an evaluation before it begins, so of a run that has nothing to export yet."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from orchestrator.cli import app
+from orchestrator.errors import UserError
+from orchestrator.launch import freeze
+from orchestrator.run_store import Run
+from orchestrator.weights.network import evaluated_as, export_as
+from tests.runs import make_small
+
+
+@pytest.fixture
+def first(tmp_path: Path, digits: str) -> Run:
+    """A run, frozen and not led."""
+    resolved = make_small(tmp_path, digits).resolve("first")
+    freeze(resolved, lambda text: None, submitted=True)
+    return resolved.run
+
+
+@pytest.mark.parametrize(
+    ("form", "out", "theirs"),
+    [
+        ("safetensors", None, "first.json"),
+        ("safetensors", "x.safetensors", "x.json"),
+        ("safetensors", "there", "there/first.json"),
+        ("timm", "there", "there/config.json"),
+        ("timm", "x.pth", "x.pth.json"),
+        ("npz", "x.npz", "x.npz.json"),
+    ],
+)
+def test_a_json_that_mixer_did_not_write_is_never_replaced_by_an_export(
+    first: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, out: str | None, theirs: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("there").mkdir()
+    Path(theirs).write_text('{"run": "first", "history": []}')  # as `mixer report first --json > first.json`
+    with pytest.raises(UserError, match=rf"{theirs} is there and no config that mixer wrote: remove it"):
+        export_as(first, Path(out) if out else None, form)
+    Path(theirs).write_text('{"mixer_config": {}}')
+    with pytest.raises(UserError, match="no committed checkpoint"):
+        export_as(first, Path(out) if out else None, form)
+
+
+@pytest.mark.parametrize("command", ["export", "import", "report", "look"])
+def test_an_out_that_is_a_url_is_refused_and_no_folder_of_its_name_is_made(
+    first: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    done = CliRunner().invoke(app, [command, first.url, "-o", "s3://bucket/x.safetensors"])
+    assert isinstance(done.exception, UserError)
+    assert "--out got s3://bucket/x.safetensors; it is a file or folder on this machine" in str(
+        done.exception
+    )
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_another_set_is_evaluated_on_also_where_the_training_set_is_gone(
+    first: Run, tmp_path: Path, digits: str
+) -> None:
+    frozen = first.frozen()
+    spec = frozen.spec
+    moved = spec.model_copy(update={"data": spec.data.model_copy(update={"train": str(tmp_path / "gone")})})
+    seen = evaluated_as(replace(frozen, spec=moved), "whole", f"{digits}/val")
+    assert seen.spec.data.val == f"{digits}/val"
+    assert seen.val == frozen.val
+    fewer = spec.model_copy(update={"model": spec.model.model_copy(update={"classes": 7})})
+    with pytest.raises(UserError, match="has label 9; the run has 7 classes, and labels begin with 0"):
+        evaluated_as(replace(frozen, spec=fewer), None, f"{digits}/val")
+
+
+def test_another_set_must_number_the_classes_as_the_training_set_does(
+    first: Run, tmp_path: Path, digits: str
+) -> None:
+    other = shutil.copytree(f"{digits}/val", tmp_path / "other")
+    (other / "index.json").unlink()
+    names = tmp_path / "names.txt"
+    names.write_text("\n".join(str(number) for number in range(9, -1, -1)))
+    assert CliRunner().invoke(app, ["index", str(other), "--classes", str(names)]).exit_code == 0
+    with pytest.raises(UserError, match=r"class 0 is '0' in .* and '9' in .*do not mean the same"):
+        evaluated_as(first.frozen(), None, str(other))
