@@ -25,8 +25,9 @@ from data_pipeline.storage import StoreError
 from orchestrator.accounts.proof import Comparison, compare
 from orchestrator.accounts.status import Book
 from orchestrator.errors import FAILED, MixerError, UserError
-from orchestrator.launch import lead, resolve
+from orchestrator.launch import lead
 from orchestrator.pages.report import write_report
+from orchestrator.resolving import resolve
 from orchestrator.run_store import Run
 from orchestrator.tables import ledger_table
 from orchestrator.training.events import read_events

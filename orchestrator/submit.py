@@ -21,8 +21,8 @@ from clusters import jobs, local
 from clusters.capacity import endpoint_env
 from clusters.settings import DRIVER
 from orchestrator.errors import Fenced, UserError
-from orchestrator.launch import changed, freeze, resolve
 from orchestrator.recipe_page import said
+from orchestrator.resolving import changed, freeze, resolve
 from orchestrator.run_log import log_resources, new_writer
 
 

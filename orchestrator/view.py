@@ -18,7 +18,7 @@ from orchestrator.accounts import history
 from orchestrator.accounts.status import Book
 from orchestrator.errors import UserError
 from orchestrator.frozen import Frozen
-from orchestrator.launch import frozen_of, resolve
+from orchestrator.resolving import frozen_of, resolve
 from orchestrator.run_log import left_out
 
 

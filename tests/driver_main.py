@@ -13,7 +13,8 @@ import sys
 from typing import Any
 
 from orchestrator.errors import MixerError
-from orchestrator.launch import lead, resolve
+from orchestrator.launch import lead
+from orchestrator.resolving import resolve
 from orchestrator.run_log import Entry, RunLog
 from tests import killing
 from tests.gang import GangMachines

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.accounts.status import Book
-from orchestrator.launch import Resolved, lead, resolve
+from orchestrator.launch import lead
+from orchestrator.resolving import Resolved, resolve
 from orchestrator.run_store import Run
 from orchestrator.training.worker import main as worker_main
 from tests.gang import GangMachines

@@ -63,7 +63,7 @@ def test_each_foreign_library_has_its_owner() -> None:
     assert all(name.startswith("data_pipeline/") for name in users_of("webdataset"))
     assert users_of("triton") == {"mixer_model/kernels/on_cuda.py"}
     assert users_of("onnxruntime") == {"mixer_model/interop/onnx.py"}
-    assert users_of("tensorboardX") == {"orchestrator/accounts/tensorboard.py"}
+    assert users_of("tensorboardX") == {"orchestrator/tensorboard.py"}
     assert all(name.startswith(("clusters/", "orchestrator/on_ray/")) for name in users_of("ray"))
 
 

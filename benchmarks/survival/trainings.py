@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from orchestrator.launch import resolve
+from orchestrator.resolving import resolve
 from orchestrator.run_log import new_writer
 from orchestrator.run_store import create
 from orchestrator.training.events import read_events

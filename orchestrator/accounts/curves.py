@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from orchestrator.accounts.status import Book
-from orchestrator.accounts.tensorboard import FILE, Curves, Point, event_file
 from orchestrator.run_log import Entry
+from orchestrator.tensorboard import FILE, Curves, Point, event_file
 
 
 def export(book: Book, folder: Path) -> Path:

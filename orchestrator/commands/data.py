@@ -227,8 +227,8 @@ def _is_run(url: str) -> bool:
 def _verify_run(url: str) -> list[str]:
     from data_pipeline.errors import StoreError
     from orchestrator import checkpoints
-    from orchestrator.launch import find_run
     from orchestrator.run_log import live_checkpoints
+    from orchestrator.stores import find_run
 
     run = find_run(url)
     init, problems = run.frozen().init, list[str]()

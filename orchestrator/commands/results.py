@@ -45,8 +45,8 @@ def report(
     if weights and path is not None and path.suffix.lower() != ".png":
         raise UserError(f"--out got {path}; with --weights it is a picture: give a name that ends in .png")
     from orchestrator.accounts.status import Book
-    from orchestrator.launch import find_run
     from orchestrator.pages.report import write_report
+    from orchestrator.stores import find_run
 
     book = Book(find_run(run, store))
     if weights:
@@ -169,7 +169,7 @@ def eval_command(
     as_json: Json = False,
 ) -> None:
     """Accuracy of the newest checkpoint on the validation set, here, in one process; with --few-shot, of its features."""
-    from orchestrator.launch import find_run
+    from orchestrator.stores import find_run
 
     if shots:
         sets = {"crop": crop, "data": data, "train_data": train_data}

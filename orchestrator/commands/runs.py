@@ -33,8 +33,9 @@ def train(
 ) -> None:
     """Train in the foreground, here or on the cluster at RAY_ADDRESS. Starts or resumes."""
     _check_spec(target, overrides)
-    from orchestrator.launch import lead, resolve
+    from orchestrator.launch import lead
     from orchestrator.recipe_page import said
+    from orchestrator.resolving import resolve
     from orchestrator.watch import watching
 
     resolved = resolve(target, store=store, name=name, overrides=overrides or [])
@@ -116,8 +117,8 @@ def submit(
 
 def list_command(store: Store = None, as_json: Json = False) -> None:
     """The runs of a store."""
-    from orchestrator.launch import default_store
     from orchestrator.listing import list_store
+    from orchestrator.stores import default_store
 
     rows = list_store(default_store(store))
     if as_json:
@@ -145,7 +146,7 @@ def status(
 ) -> None:
     """What a run is doing, and where its seconds went."""
     from orchestrator.accounts.status import Book
-    from orchestrator.launch import find_run
+    from orchestrator.stores import find_run
     from orchestrator.tables import status_table
 
     book = Book(find_run(run, store))
@@ -178,7 +179,7 @@ def logs(
 ) -> None:
     """What happened to a run, line by line; with --json the entries of its log."""
     from orchestrator.follow import print_logs
-    from orchestrator.launch import find_run
+    from orchestrator.stores import find_run
 
     found = find_run(run, store)
     if as_json:
@@ -195,7 +196,7 @@ def stop(
 ) -> None:
     """Save, then leave. The run can be resumed by its name."""
     from orchestrator.follow import stop_run
-    from orchestrator.launch import find_run
+    from orchestrator.stores import find_run
 
     _answer(run, stop_run(find_run(run, store), wait=wait), as_json)
 
@@ -208,7 +209,7 @@ def scale(
 ) -> None:
     """Change how many workers a run may use. Where that changes its size, it saves and restarts at once."""
     from orchestrator.follow import scale_run
-    from orchestrator.launch import find_run
+    from orchestrator.stores import find_run
 
     _answer(run, scale_run(find_run(run, store), size), as_json)
 

@@ -83,7 +83,7 @@ def export(
     as_json: Json = False,
 ) -> None:
     """The newest checkpoint's weights, or the run's curves, in a file that the rest of the field loads."""
-    from orchestrator.launch import find_run
+    from orchestrator.stores import find_run
 
     if form not in FORMATS:
         raise UserError(f"--format got {form}; allowed: {', '.join(FORMATS)}")

@@ -12,7 +12,7 @@ import time
 from typing import Any
 
 from data_pipeline.storage import Store
-from orchestrator.accounts.tensorboard import FILE, Curves, Point, event_file
+from orchestrator.tensorboard import FILE, Curves, Point, event_file
 from orchestrator.training.events import read_parts
 
 LONGEST_S, SHARE = (

@@ -20,6 +20,7 @@ from typing import Any
 import google_crc32c
 
 from data_pipeline.storage import Bytes, Store, StoreError
+from orchestrator import tensor_file
 from orchestrator.checkpoints import KINDS, Manifest, Slice, folder, rank_file, receipt
 from orchestrator.errors import MixerError
 from orchestrator.near.client import Near
@@ -27,7 +28,6 @@ from orchestrator.redact import redact
 from orchestrator.training.events import Events
 from orchestrator.training.fragments import Fragment
 from orchestrator.training.host_memory import Copied, HostMemory
-from orchestrator.weights import tensor_file
 
 SLICE_ELEMENTS = 1 << 20  # 4 MB: the unit that a checksum covers and that a reader fetches
 RECEIPT_TIMEOUT_S = 1800.0

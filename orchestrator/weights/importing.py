@@ -21,7 +21,7 @@ from mixer_model.interop import WeightsError, read
 from mixer_model.interop.ours import CONFIG, WEIGHTS, config_text, packed, sidecar
 from mixer_model.interop.reading import Found
 from orchestrator.errors import UserError
-from orchestrator.launch import default_store
+from orchestrator.stores import default_store
 from orchestrator.urls import absolute, is_file
 from orchestrator.weights.beside import free_beside
 from orchestrator.weights.fetched import CHUNK_BYTES, at_hand

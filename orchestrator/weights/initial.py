@@ -24,7 +24,7 @@ from data_pipeline.storage import Store, StoreError
 from mixer_model import interop, resize
 from mixer_model.config import ConfigError, MixerConfig
 from mixer_model.config import config as mixer_config
-from orchestrator import checkpoints
+from orchestrator import checkpoints, tensor_file
 from orchestrator.checkpoints import Float32, Manifest, Slice
 from orchestrator.errors import MixerError, UserError
 from orchestrator.frozen import InitFacts
@@ -32,7 +32,6 @@ from orchestrator.run_log import live_checkpoints
 from orchestrator.run_store import Run, list_runs
 from orchestrator.spec import Model, Spec
 from orchestrator.urls import IMPORTED, is_file
-from orchestrator.weights import tensor_file
 from orchestrator.weights.fetched import at_hand
 
 FILE = IMPORTED  # so that a run's copy can itself be a model.init

@@ -18,9 +18,9 @@ from mixer_model.config import MixerConfig
 from mixer_model.losses import LOSSES
 from mixer_model.mixer import Mixer, to_input
 from orchestrator import checkpoints
+from orchestrator.data_sets import check_classes
 from orchestrator.errors import UserError
 from orchestrator.frozen import DataFacts, Frozen
-from orchestrator.launch import check_classes
 from orchestrator.run_log import live_checkpoints
 from orchestrator.run_store import Run, effective
 from orchestrator.spec import Spec

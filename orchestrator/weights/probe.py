@@ -17,9 +17,9 @@ from data_pipeline.loading.class_sample import ClassSample
 from data_pipeline.shards.dataset import Dataset
 from mixer_model.few_shot import Probe, choose, fit
 from mixer_model.mixer import Mixer, to_input
+from orchestrator.data_sets import check_classes
 from orchestrator.errors import UserError
 from orchestrator.frozen import Frozen
-from orchestrator.launch import check_classes
 from orchestrator.run_store import Run
 from orchestrator.training.data import block_cache, evaluation_batches, open_dataset, recipe
 from orchestrator.urls import absolute

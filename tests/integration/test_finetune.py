@@ -17,7 +17,7 @@ from mixer_model.mixer import Mixer, to_input
 from orchestrator import checkpoints
 from orchestrator.accounts.status import Book
 from orchestrator.frozen import Frozen
-from orchestrator.launch import freeze
+from orchestrator.resolving import freeze
 from orchestrator.run_store import Run
 from orchestrator.training.data import open_dataset, slots_loader
 from orchestrator.weights.network import load_network

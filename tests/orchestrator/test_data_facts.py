@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from data_pipeline.packing.pack import pack
+from orchestrator.data_sets import data_facts
 from orchestrator.errors import UserError
-from orchestrator.launch import data_facts
 from orchestrator.spec_text import parse_spec
 
 SPEC = """

@@ -14,9 +14,9 @@ from mixer_model.recipes import RECIPES
 from orchestrator.cli import app
 from orchestrator.errors import SpecError, UserError
 from orchestrator.frozen import DataFacts, Frozen, bind, flat
-from orchestrator.launch import freeze, resolve
 from orchestrator.recipe import expand
 from orchestrator.recipe_page import as_yaml, overridden, page, said, spec_of
+from orchestrator.resolving import freeze, resolve
 from orchestrator.spec_text import parse_spec
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "recipes.md"

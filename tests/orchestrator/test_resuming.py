@@ -10,7 +10,8 @@ import yaml
 
 from orchestrator.errors import SpecError
 from orchestrator.frozen import Frozen
-from orchestrator.launch import code_versions, freeze, lead, resolve
+from orchestrator.launch import lead
+from orchestrator.resolving import code_versions, freeze, resolve
 from orchestrator.run_log import log_resources, new_writer
 from orchestrator.spec import Spec
 from orchestrator.training.worker import main

@@ -20,8 +20,8 @@ from mixer_model.draws import mixup_lambda
 from mixer_model.mixer import to_pixels
 from orchestrator.errors import UserError
 from orchestrator.frozen import Frozen
-from orchestrator.launch import frozen_of
 from orchestrator.pages.look import look
+from orchestrator.resolving import frozen_of
 from orchestrator.training.data import open_dataset, slots_loader
 from orchestrator.training.engine import Engine, Place
 from orchestrator.view import view

@@ -19,17 +19,16 @@ from data_pipeline.storage import open_store
 from mixer_model import interop, resize
 from mixer_model.config import MixerConfig, config
 from mixer_model.mixer import Mixer
-from orchestrator import checkpoints, cli
+from orchestrator import checkpoints, cli, tensor_file
 from orchestrator.accounts.status import Book
 from orchestrator.errors import SpecError, UserError
 from orchestrator.frozen import Frozen
-from orchestrator.launch import freeze, resolve
 from orchestrator.listing import list_store
 from orchestrator.pages.report import render
+from orchestrator.resolving import freeze, resolve
 from orchestrator.run_store import Run
 from orchestrator.tables import status_table
 from orchestrator.urls import located
-from orchestrator.weights import tensor_file
 from orchestrator.weights.importing import import_weights
 from tests.conftest import BucketMaker
 from tests.runs import Small, make_small

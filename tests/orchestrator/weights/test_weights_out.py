@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from orchestrator.cli import app
 from orchestrator.errors import UserError
-from orchestrator.launch import freeze
+from orchestrator.resolving import freeze
 from orchestrator.run_store import Run
 from orchestrator.weights.network import evaluated_as, export_as
 from tests.runs import make_small

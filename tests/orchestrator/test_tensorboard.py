@@ -11,9 +11,9 @@ import pytest
 
 from orchestrator.accounts.curves import export
 from orchestrator.accounts.status import Book
-from orchestrator.accounts.tensorboard import Point, event_file
 from orchestrator.checkpoints import folder
 from orchestrator.run_store import Run
+from orchestrator.tensorboard import Point, event_file
 from tests.direct import Direct
 from tests.runs import make_small, wait_for
 from tests.scripted_run import ScriptedRun, killed_once
