@@ -98,8 +98,8 @@ which is best: one image is {image:.1f} %. `{command}`
 
 def page() -> str:
     """The text of the page."""
-    speeds = "".join(_speed(_kept(name)) for name in ("token-mixers-speed", "token-mixers-speed-eager"))
-    return HEAD + _equations() + NOTES + _costs() + speeds + _accuracy(_kept("token-mixers-digits"))
+    parts = [HEAD, _equations(), NOTES, _costs(), _speed(_kept("token-mixers-speed"))]
+    return "".join([*parts, _accuracy(_kept("token-mixers-digits"))])
 
 
 def _kept(name: str) -> dict[str, Any]:
