@@ -12,14 +12,15 @@ from tests.gang import run_gang
 
 SPEC = """
 name: t
-model: {{patch: 4, dim: 16, depth: 3, token_dim: 8, channel_dim: 32, classes: 7, image_size: 16, drop_path: {drop}}}
+model: {{patch: 4, dim: 16, depth: 3, token_dim: 8, channel_dim: 32, classes: 7, image_size: 16,
+        drop_path: {drop}, mixer: {mixer}}}
 data: {{train: /nowhere}}
 train: {{global_batch: 12, micro_batch: 2, steps: 10, precision: fp32, zero: {zero}, compile: true, recompute: {recompute}}}
 workers: {{max: 4}}
 """
 
 
-def work(zero: int, drop: float, recompute: str, steps: int = 4) -> dict[str, Any]:
+def work(zero: int, drop: float, recompute: str, mixer: str = "mlp", steps: int = 4) -> dict[str, Any]:
     """Steps on each rank, an evaluation after the second; what was compiled, and when."""
     from torch._dynamo.utils import counters
 
@@ -28,7 +29,7 @@ def work(zero: int, drop: float, recompute: str, steps: int = 4) -> dict[str, An
     from orchestrator.training.engine import Engine, join
 
     place = join()
-    engine = Engine(parse_spec(SPEC.format(zero=zero, drop=drop, recompute=recompute)), place)
+    engine = Engine(parse_spec(SPEC.format(zero=zero, drop=drop, recompute=recompute, mixer=mixer)), place)
     slots, losses = owned_slots(place.rank, place.world, engine.slots), []
     compiled, logits = [], None
     for step in range(steps):
@@ -95,10 +96,17 @@ def test_lower_stages_compile_once(zero: int, recompute: str) -> None:
     assert_one_graph(run_gang(1, work, zero, 0.0, recompute, timeout=180))
 
 
-def assert_one_graph(found: list[dict[str, Any]]) -> None:
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize(("mixer", "graphs"), [("hire", 2), ("depthwise", 1)])
+def test_other_token_mixers_compile_once_at_zero_3(mixer: str, graphs: int) -> None:
+    """Every second block of hire moves its regions: two graphs. depthwise is a convolution."""
+    assert_one_graph(run_gang(1, work, 3, 0.0, "none", mixer, timeout=180), graphs)
+
+
+def assert_one_graph(found: list[dict[str, Any]], graphs: int = 1) -> None:
     for rank in found:
-        assert (rank["graphs"], rank["breaks"]) == (1, 0), rank
-        assert rank["compiled"][0][1] == 2, "a forward and a backward"
+        assert (rank["graphs"], rank["breaks"]) == (graphs, 0), rank
+        assert rank["compiled"][0][1] == 2 * graphs, "a forward and a backward"
         assert len(set(rank["compiled"])) == 1, (
             f"compiled after the first step, or to evaluate: {rank['compiled']}"
         )
