@@ -30,9 +30,14 @@ def diverged(said: list[tuple[Any, ...]]) -> list[tuple[str, int | None]]:
 
 
 @pytest.mark.parametrize("how", ["nan", "gradient"])
-@pytest.mark.parametrize("zero", [0, 1, 2, 3])
-def test_all_ranks_name_the_batch_and_nothing_is_saved(small: Small, zero: int, how: str) -> None:
-    direct = Direct.begin(small, "nan", f"train.zero={zero}", "checkpoint.every=4 steps")
+@pytest.mark.parametrize(
+    ("zero", "precision"), [(0, "fp32"), (1, "bf16"), (2, "bf16"), (2, "fp32"), (3, "bf16")]
+)
+def test_all_ranks_name_the_batch_and_nothing_is_saved(
+    small: Small, zero: int, precision: str, how: str
+) -> None:
+    given = (f"train.zero={zero}", f"train.precision={precision}", "checkpoint.every=4 steps")
+    direct = Direct.begin(small, "nan", *given)
     said = direct.attempt(2, main, env=trouble(poison={11: how}))
     assert diverged(said) == [("diverged", 11)] * 2
     assert all("step 12, batch 11: not finite: loss" in each[1] for each in said)
