@@ -49,4 +49,4 @@ bench: setup
 	module=$$(echo "$${file%.py}" | tr / .); echo "== $$module"; $(VENV)/bin/python -m "$$module" || exit 1; done
 
 clean:
-	rm -rf $(VENV) mixer-demo build dist *.egg-info data_pipeline/*.so
+	rm -rf $(VENV) mixer-demo build dist *.egg-info data_pipeline/pixels/*.so
