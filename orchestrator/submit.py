@@ -37,7 +37,7 @@ def submit(
     say: Callable[[str], None],
     driver_resources: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Start or resume the run that `target` means as a Ray job. run, url, job and cluster of it.
+    """Start or resume the run that `target` means as a Ray job. run, url, job and cluster of it; of a finished run no job.
 
     `cluster` is `local` (what `mixer cluster up local` started), a dashboard's address, or None for RAY_ADDRESS. `driver_resources`,
     each KEY=N, are what the driver's node must have free; on a durable local cluster they put it off the head by themselves. UserError
@@ -47,15 +47,19 @@ def submit(
     resolved = resolve(target, store=store, name=name, overrides=overrides)
     run = resolved.run
     run.require_free(take_over=take_over)
+    if run.log().last("finished"):  # there is nothing to lead, and its log and its ledger have ended
+        say(f"run {run.name} has finished; `mixer report {run.name}` shows it")
+        return {"run": run.name, "url": run.url, "state": "finished"}
     for line in said(resolved.frozen.spec):
         say(line)
     address = _address(cluster)
     conditional = freeze(resolved, say, submitted=True)
+    log = run.log(new_writer(), conditional=conditional)
     job = f"{run.name}-{secrets.token_hex(3)}"
     python = sys.executable if cluster == "local" else "python"
     driver = [python, "-m", "orchestrator", "train", run.url, *(["--take-over"] if take_over else [])]
-    if changed(resolved, run.log()):
-        log_resources(run.log(new_writer(), conditional=conditional), resolved.frozen.spec)
+    if changed(resolved, log):
+        log_resources(log, resolved.frozen.spec)
     with tempfile.TemporaryDirectory(prefix="mixer-code-") as folder:
         try:
             jobs.submit(
@@ -71,7 +75,7 @@ def submit(
         except jobs.JobError as error:
             raise UserError(f"{error}; the run is frozen, so `mixer submit {run.name}` tries again") from None
     with suppress(Fenced):  # the job was quicker and leads the run already
-        run.log(new_writer(), conditional=conditional).append("submitted", job=job)
+        log.append("submitted", job=job)
     init = resolved.frozen.init
     begun = {"begun from": init.words} if init else {}
     return {"run": run.name, "url": run.url, "job": job, "cluster": cluster or "RAY_ADDRESS", **begun}

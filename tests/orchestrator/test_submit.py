@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,7 @@ from clusters.local_state import NODE_MARK
 from clusters.object_store import ObjectStore
 from orchestrator.accounts.status import Book
 from orchestrator.errors import UserError
+from orchestrator.run_log import RunLog, new_writer
 from orchestrator.run_store import Run
 from orchestrator.submit import submit
 from tests.conftest import _set
@@ -38,6 +40,52 @@ def test_resources_that_are_none_are_refused(word: str) -> None:
             say=print,
             driver_resources=[word],
         )
+
+
+@pytest.fixture
+def here(tmp_path: Path, digits: str) -> Small:
+    """A small run in a folder, and no cluster."""
+    return make_small(tmp_path, digits)
+
+
+def submitted(small: Small, target: str, *overrides: str, name: str | None = None) -> dict[str, Any]:
+    """Where there is no cluster."""
+    return submit(
+        target,
+        store=small.store,
+        name=name,
+        overrides=overrides,
+        cluster="http://127.0.0.1:1",
+        take_over=False,
+        say=small.said.append,
+    )
+
+
+def test_a_finished_run_is_not_submitted_again(here: Small) -> None:
+    code, before = here.lead("done", "train.steps=2", "workers.max=1")
+    assert code == 0
+    for target, name in (("done", None), (str(here.folder / "small.yaml"), "done")):
+        facts = submitted(here, target, "train.steps=2", "workers.max=2", name=name)
+        assert facts == {"run": "done", "url": before.run.url, "state": "finished"}
+        assert here.said[-1] == "run done has finished; `mixer report done` shows it"
+    after = Book(before.run)
+    assert after.entries == before.entries
+    assert (after.state(), after.ledger.wall_s) == ("finished", before.ledger.wall_s)
+
+
+def test_a_job_that_leads_before_its_submission_is_noted_goes_on_leading(
+    here: Small, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logs: list[RunLog] = []
+
+    def quick(*_: object, **__: object) -> None:
+        logs.append(Run(f"{here.store}/runs/quick").log(new_writer()))
+        logs[0].append("taken over", why="submitted")
+
+    monkeypatch.setattr("clusters.jobs.submit", quick)
+    submitted(here, str(here.folder / "small.yaml"), name="quick")
+    logs[0].append("waiting", why="room for 0 workers")
+    assert [entry.kind for entry in logs[0].refresh()] == ["created", "taken over", "waiting"]
 
 
 @pytest.fixture
