@@ -19,6 +19,7 @@ from orchestrator.commands.shared import (
     print_facts,
     print_json,
     say,
+    writing,
 )
 from orchestrator.errors import UserError
 
@@ -52,7 +53,9 @@ def report(
     if weights:
         from orchestrator.pages.gallery import write_weights
 
-        made = write_weights(book, path or Path(f"{book.run.name}-weights.png"))
+        path = path or Path(f"{book.run.name}-weights.png")
+        with writing(path):
+            made = write_weights(book, path)
         print_json(made) if as_json else out.print(made["file"], markup=False)
         return
     if as_json:
@@ -64,7 +67,9 @@ def report(
             }
         )
         return
-    out.print(str(write_report(book, path or Path(f"{book.run.name}.html"))), markup=False)
+    path = path or Path(f"{book.run.name}.html")
+    with writing(path):
+        out.print(str(write_report(book, path)), markup=False)
 
 
 def look(
@@ -102,13 +107,9 @@ def look(
     from orchestrator.view import view
 
     seen = view(target, store=store, overrides=overrides or [], step=step)
-    facts = run_look(
-        seen,
-        path or Path(f"{seen.name}-step-{seen.step}.png"),
-        slots=wanted,
-        images=images,
-        say=say(quiet=True),
-    )
+    path = path or Path(f"{seen.name}-step-{seen.step}.png")
+    with writing(path):
+        facts = run_look(seen, path, slots=wanted, images=images, say=say(quiet=True))
     if as_json:
         print_json(facts)
         return

@@ -42,6 +42,17 @@ def here(given: str) -> Path:
     return Path(given)
 
 
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """What is written to `path`, on this machine, within. UserError where that cannot be: a folder, below a file, forbidden, full."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"--out {path} cannot be written: {error.strerror or error}; give the name of a file in a folder you may write to"
+        ) from error
+
+
 Json = Annotated[bool, typer.Option("--json", help="print facts as JSON")]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="a run's name, or <store>/runs/<name>")]
 SpecOrRun = Annotated[

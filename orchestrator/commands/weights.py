@@ -7,7 +7,17 @@ from typing import Annotated, Any
 
 import typer
 
-from orchestrator.commands.shared import Json, RunName, Store, out, out_option, print_facts, print_json, say
+from orchestrator.commands.shared import (
+    Json,
+    RunName,
+    Store,
+    out,
+    out_option,
+    print_facts,
+    print_json,
+    say,
+    writing,
+)
 from orchestrator.errors import UserError
 
 FORMATS = ("safetensors", "timm", "npz", "onnx", "tensorboard")
@@ -92,14 +102,14 @@ def export(
         from orchestrator.accounts.curves import export as export_curves
         from orchestrator.accounts.status import Book
 
-        facts: dict[str, Any] = {
-            "run": found.name,
-            "file": str(export_curves(Book(found), path or Path(f"{found.name}-tensorboard"))),
-        }
+        path = path or Path(f"{found.name}-tensorboard")
+        with writing(path):
+            facts: dict[str, Any] = {"run": found.name, "file": str(export_curves(Book(found), path))}
     else:
         from orchestrator.weights.network import export_as
 
-        facts = export_as(found, path, form)
+        with writing(path or Path.cwd()):
+            facts = export_as(found, path, form)
     if as_json:
         print_json(facts)
         return

@@ -54,6 +54,10 @@ def test_a_runs_weights_load_strictly_into_timm_and_give_the_same_logits(
         shape, state = interop.load(told["file"])
         assert shape == model.config
         assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
+        words = ["export", book.run.url, "--format", form, "-o", str(Path(told["beside"]) / "below-a-file")]
+        refused = CliRunner().invoke(app, words).exception
+        assert isinstance(refused, UserError)
+        assert f"--out {words[-1]} cannot be written: " in str(refused)
     assert {path.name for path in tmp_path.glob("out.*")} == {
         "out.safetensors",
         "out.json",

@@ -15,6 +15,7 @@ from orchestrator.resolving import freeze
 from orchestrator.run_store import Run
 from orchestrator.weights.network import evaluated_as, export_as
 from tests.runs import make_small
+from tests.scripted_run import killed_once
 
 
 @pytest.fixture
@@ -61,6 +62,26 @@ def test_an_out_that_is_a_url_is_refused_and_no_folder_of_its_name_is_made(
         done.exception
     )
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "words", [["report"], ["report", "--weights"], ["export", "--format", "tensorboard"]]
+)
+def test_an_out_that_cannot_be_written_is_the_users_to_mend(tmp_path: Path, words: list[str]) -> None:
+    run, taken = killed_once(tmp_path).run, tmp_path / "taken"
+    taken.write_text("somebody's")
+    for place in (taken / "x.png", *([tmp_path / "there.png"] if "report" in words else [])):
+        (tmp_path / "there.png").mkdir(exist_ok=True)
+        done = CliRunner().invoke(app, [words[0], run.url, *words[1:], "-o", str(place)])
+        assert isinstance(done.exception, UserError), done.output
+        assert f"--out {place} cannot be written: " in str(done.exception)
+    assert taken.read_text() == "somebody's"
+
+
+def test_a_picture_that_cannot_be_written_is_the_users_to_mend(first: Run, tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["look", first.url, "-o", str(tmp_path)])
+    assert isinstance(done.exception, UserError)
+    assert f"--out {tmp_path} cannot be written: Is a directory" in str(done.exception)
 
 
 def test_another_set_is_evaluated_on_also_where_the_training_set_is_gone(
