@@ -274,7 +274,8 @@ class Train(Section):
                 f"micro_batch got {self.micro_batch}; it must divide global_batch {self.global_batch}"
             )
         if (self.epochs is None) == (self.steps is None):
-            raise ValueError("give either epochs or steps")
+            given = "both were given" if self.steps else "neither was given"
+            raise ValueError(f"give either epochs or steps; {given}")
         if self.warmup_steps.seconds is not None:
             raise ValueError(f"warmup_steps got {self.warmup_steps}; give steps, images or epochs")
         if self.zero == 0 and self.precision == "bf16":

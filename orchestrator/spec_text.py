@@ -30,10 +30,9 @@ def load_tree(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]
     """What a user wrote: the YAML file `path` with overrides applied, and nothing that was left out. SpecError or UserError."""
     try:
         text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(
-            f"{path}: {error.strerror or error}; give the path of a spec (see runs/) or the name of a run"
-        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or f"not text: {error}"
+        raise UserError(f"{path}: {why}; give the path of a spec (see runs/) or the name of a run") from None
     return parse_tree(text, overrides, where=str(path))
 
 
@@ -54,15 +53,34 @@ def parse_tree(text: str, overrides: Sequence[str] = (), where: str = "spec") ->
         raise SpecError(
             [f"{where}: holds what looks like a credential; take it out and use the usual AWS places"]
         )
-    try:
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise SpecError([f"{where}: not YAML: {' '.join(str(error).split())}"]) from None
+    tree = _yaml(text, where)
     if not isinstance(tree, dict):
         raise SpecError([f"{where}: got {type(tree).__name__}; a spec is a mapping of keys (see runs/)"])
     for item in overrides:
         _set(tree, item)
     return tree
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is given twice, as YAML does: the first one would be lost in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{key.value} is given twice", key.start_mark
+                )
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
+def _yaml(text: str, where: str) -> Any:
+    """What YAML `text` says. SpecError."""
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise SpecError([f"{where}: not YAML: {' '.join(str(error).split())}"]) from None
 
 
 def written(tree: dict[str, Any]) -> Spec:
@@ -99,11 +117,11 @@ def _set(tree: dict[str, Any], item: str) -> None:
         node[key] = node = {} if child is None else child
         if not isinstance(node, dict):
             raise SpecError([f"--set {item}: {key} is a value, it has no keys below it"])
-    node[last] = _scalar(value)
+    node[last] = _scalar(value, f"--set {item}")
 
 
-def _scalar(text: str) -> Any:
-    value = yaml.safe_load(text) if text else ""
+def _scalar(text: str, where: str) -> Any:
+    value = _yaml(text, where) if text else ""
     if isinstance(value, str):  # YAML 1.1 reads 1e-3 as text
         try:
             return float(value)
@@ -116,13 +134,14 @@ def _problem(error: Any) -> str:
     loc = [str(part) for part in error["loc"]]
     if error["type"] == "extra_forbidden":
         return f"{'.'.join(loc)}: unknown key; {_nearest(loc)}"
-    message = error["msg"].removeprefix("Value error, ")
+    message, given = error["msg"].removeprefix("Value error, "), error["input"]
     if error["type"] == "missing":
         return f"{'.'.join(loc)}: missing; {_describe(loc)}"
-    given = (
-        "" if isinstance(error["input"], dict) or message.startswith("got ") else f"got {error['input']!r}; "
-    )
-    return f"{'.'.join(loc) or 'spec'}: {given}{message[:1].lower()}{message[1:]}"
+    if error["type"] == "model_type":
+        return f"{'.'.join(loc)}: got {given!r}; it is a section, with keys below it: {', '.join(_keys(loc))}"
+    whole = error["type"] == "value_error" and isinstance(given, dict)  # a section: the message names the key
+    said = "" if whole or message.startswith("got ") else f"got {given!r}; "
+    return f"{'.'.join(loc) or 'spec'}: {said}{message[:1].lower()}{message[1:]}"
 
 
 def _section(loc: Sequence[str]) -> type[BaseModel] | None:
@@ -138,6 +157,12 @@ def _section(loc: Sequence[str]) -> type[BaseModel] | None:
             return None
         section = inner
     return section
+
+
+def _keys(loc: Sequence[str]) -> list[str]:
+    """The keys of the section at `loc`."""
+    section = _section([*loc, ""])
+    return _names(section) if section else []
 
 
 def _is_section(kind: Any) -> bool:

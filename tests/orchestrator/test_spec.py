@@ -47,7 +47,16 @@ def problems(*overrides: str, text: str = GOOD) -> str:
         ("workers.max=9", "8 micro-batches"),
         ("workers.min=5", "min got 5, more than max 4"),
         ("train.micro_batch=7", "must divide global_batch 64"),
-        ("train.steps=5", "either epochs or steps"),
+        ("train.steps=5", "train: give either epochs or steps; both were given"),
+        ("train.epochs=null", "train: give either epochs or steps; neither was given"),
+        (
+            "train.optimizer=sgd",
+            "train.optimizer: got 'sgd'; it is a section, with keys below it: name, lr, ",
+        ),
+        ("model=S/16", "model: got 'S/16'; it is a section, with keys below it: preset, classes, "),
+        ("model.init={run: first}", "model.init: got {'run': 'first'}; input should be a valid string"),
+        ("model.init=[", "--set model.init=[: not YAML: "),
+        ("model.init=a: b: c", "--set model.init=a: b: c: not YAML: "),
         ("train.zero=5", "train.zero: got 5"),
         ("train.recompute=all", "train.recompute: got 'all'"),
         ("train.activation_checkpointing=gelu", "got 'gelu'; give recompute: none, gelu or block"),
@@ -79,6 +88,22 @@ def test_the_old_name_beside_the_new_one_is_refused() -> None:
 
 def test_all_mistakes_are_told_at_once() -> None:
     assert len(problems("train.x=1", "model.y=2").splitlines()) == 2
+
+
+def test_a_key_that_is_given_twice_is_refused_and_none_of_the_two_is_lost(tmp_path: Path) -> None:
+    twice = problems(text=GOOD + "model: {classes: 12}\n")
+    assert "spec: not YAML: model is given twice" in twice
+    assert "line 7" in twice
+    assert "classes is given twice" in problems("model={classes: 10, preset: S/32, classes: 12}")
+    (tmp_path / "merged.yaml").write_text(GOOD.replace("{max: 4}", "{<<: {max: 3}, max: 4}"))
+    assert load_spec(tmp_path / "merged.yaml").workers.max == 4
+
+
+def test_a_file_that_is_no_text_is_no_spec(tmp_path: Path) -> None:
+    path = tmp_path / "weights.yaml"
+    path.write_bytes(b"\x80\x02\xff")
+    with pytest.raises(UserError, match=r"weights.yaml: not text: .* give the path of a spec"):
+        load_spec(path)
 
 
 def test_a_missing_key_says_what_it_is_for() -> None:
