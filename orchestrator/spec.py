@@ -85,6 +85,10 @@ class Model(Section):
             raise ValueError(
                 f"label_smoothing got {self.label_smoothing}; it is for loss: softmax, set it to 0 for {self.loss}"
             )
+        if self.init == "":
+            raise ValueError(
+                "init got ''; give a run or a file of weights, or null for weights drawn by the seed"
+            )
         if self.head and not self.init:
             raise ValueError(f"head got {self.head!r}; it goes with init, which is not given: leave it out")
         return self

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from orchestrator.run_store import runs_url
 from orchestrator.spec import Spec
 
-WEIGHTS = (".safetensors", ".npz", ".pth", ".pt", ".bin")
+WEIGHTS = (".safetensors", ".npz", ".pth", ".pth.tar", ".pt", ".bin")  # .pth.tar: of timm's trainer
 IMPORTED = "model.safetensors"
 
 
@@ -38,4 +37,4 @@ def located(init: str, base: str) -> str:
 
 def is_file(init: str) -> bool:
     """Whether a `model.init` names a file of weights, by its end; else it is a run."""
-    return Path(init).suffix in WEIGHTS
+    return init.endswith(WEIGHTS)

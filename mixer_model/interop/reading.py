@@ -173,7 +173,7 @@ def _passed_over(path: Path) -> list[str]:
 def _check(path: Path, state: Mapping[str, Tensor], shape: MixerConfig, *, google: bool) -> None:
     try:
         check_state(state, shape, to_google if google else None)
-        check_values(state)
+        check_values(to_google(state) if google else state)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from error
 

@@ -23,9 +23,9 @@ STEM, HEAD = "stem.proj.weight", "head.weight"
 TOKENS, CHANNELS = "blocks.0.mlp_tokens.fc1.weight", "blocks.0.mlp_channels.fc1.weight"
 _GATED: Final = "blocks.0.mlp_tokens.fc2.weight"
 _RELATIVES: Final = {
-    r"(linear_tokens|\.attn\.|gamma_1|\.ls1$)": "ResMLP",
-    r"\.gate\.": "gMLP",
     r"(qkv|cls_token|pos_embed)": "a transformer",
+    r"(linear_tokens|\.attn\.|gamma_1|\.ls1$)": "ResMLP",  # whose authors call the layer between tokens attn, too
+    r"\.gate\.": "gMLP",
 }
 
 

@@ -168,7 +168,7 @@ def _read(path: Path) -> interop.Found:
     try:
         return interop.read(path)
     except interop.WeightsError as error:
-        raise UserError(str(error).replace(str(path), "it")) from error
+        raise UserError(str(error).replace(f"{path}: ", "").replace(str(path), "it")) from error
 
 
 def _identity(arrays: dict[str, Float32]) -> str:

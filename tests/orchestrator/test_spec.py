@@ -55,6 +55,7 @@ def problems(*overrides: str, text: str = GOOD) -> str:
         ),
         ("model=S/16", "model: got 'S/16'; it is a section, with keys below it: preset, classes, "),
         ("model.init={run: first}", "model.init: got {'run': 'first'}; input should be a valid string"),
+        ("model.init=", "model: init got ''; give a run or a file of weights, or null"),
         ("model.init=[", "--set model.init=[: not YAML: "),
         ("model.init=a: b: c", "--set model.init=a: b: c: not YAML: "),
         ("train.zero=5", "train.zero: got 5"),

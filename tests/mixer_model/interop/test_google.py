@@ -198,7 +198,7 @@ def test_weights_of_another_resolution_say_which_and_what_to_do() -> None:
 
 def test_numbers_that_are_none_are_refused(tree: Tree, tmp_path: Path) -> None:
     tree["head/bias"][2] = np.nan
-    with pytest.raises(WeightsError, match=r"NaN or infinity: head\.bias\."):
+    with pytest.raises(WeightsError, match=r"NaN or infinity: head/bias\."):
         load(saved(tmp_path, tree))
     tree["head/bias"] = np.zeros(7, np.longdouble)  # type: ignore[assignment]
     with pytest.raises(
@@ -206,5 +206,5 @@ def test_numbers_that_are_none_are_refused(tree: Tree, tmp_path: Path) -> None:
     ):
         load(saved(tmp_path, tree))
     tree["head/bias"] = np.zeros(7, np.int8)  # type: ignore[assignment]
-    with pytest.raises(WeightsError, match=r"head\.bias \(torch\.int8\)"):
+    with pytest.raises(WeightsError, match=r"head/bias \(torch\.int8\)"):
         load(saved(tmp_path, tree))

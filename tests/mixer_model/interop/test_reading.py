@@ -266,6 +266,12 @@ RELATIVES: dict[str, tuple[Callable[[dict[str, Tensor]], Any], str]] = {
         "gated MLPs .*: fc1 gives 20, fc2 takes 10",
     ),
     "vit": (lambda s: s.update({"pos_embed": torch.zeros(1, 17, 24)}), "weights of a transformer"),
+    "vit alone": (
+        lambda s: s.update(
+            {"blocks.0.attn.qkv.weight": torch.zeros(72, 24), "cls_token": torch.zeros(1, 1, 24)}
+        ),
+        "weights of a transformer",
+    ),
     "no head": (
         lambda s: [s.pop("head.weight"), s.pop("head.bias")],
         r"have no head \(head.weight is missing\)",

@@ -162,7 +162,7 @@ def broken(path: Path, what: str) -> str:
     [
         ("gone", (), r"model.init .*x.safetensors: no(thing|.*file)"),
         ("junk", (), r"model.init .*x.safetensors: .*safetensors"),
-        ("not finite", (), r"norm.bias holds values that are not finite|norm.bias"),
+        ("not finite", (), r"model.init \S*x.safetensors: these weights hold NaN or infinity: norm.bias"),
         ("narrow", (), r"dim is 32, and the weights have 24; set dim to 24"),
         ("narrow", ("model.dim=24", "model.image_size=64"), r"at 64 pixels it must be 64, 2² times the weights' 16"),
         ("narrow", ("model.dim=24", "model.image_size=48"), r"image_size is 48.*whole multiples of that \(32, 64, 96"),
@@ -278,6 +278,7 @@ def test_weights_and_runs_may_lie_in_a_bucket(
         ("s3://other/runs/digits-abc123/", "s3://other/runs/digits-abc123"),
         ("s3://b/weights/b16.npz", "s3://b/weights/b16.npz"),
         ("s3://b/weights/b16", "s3://b/weights/b16/model.safetensors"),
+        ("/disk/model_best.pth.tar", "/disk/model_best.pth.tar"),
         ("/disk/b16.safetensors", "/disk/b16.safetensors"),
         ("/disk/b16", "/disk/b16/model.safetensors"),
     ],
