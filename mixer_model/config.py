@@ -60,7 +60,7 @@ class MixerConfig:
             below = self.image_size // self.patch * self.patch
             raise ConfigError(
                 f"image_size {self.image_size} is not a multiple of patch {self.patch}; "
-                f"take {below or self.patch} or {below + self.patch}"
+                f"take {f'{below} or ' if below else ''}{below + self.patch}"
             )
         _check_share("drop_path", self.drop_path)
         if not isinstance(self.drop_path_rescale, bool):

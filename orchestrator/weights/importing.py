@@ -22,6 +22,7 @@ from mixer_model.interop.ours import CONFIG, WEIGHTS, config_text, packed, sidec
 from mixer_model.interop.reading import Found
 from orchestrator.errors import UserError
 from orchestrator.stores import default_store
+from orchestrator.urls import WEIGHTS as FILES
 from orchestrator.urls import absolute, is_file
 from orchestrator.weights.beside import free_beside
 from orchestrator.weights.fetched import CHUNK_BYTES, at_hand
@@ -76,7 +77,11 @@ def _told(path: Path, source: str, activation: str | None) -> tuple[Found, dict[
 
 
 def _file_of(out: Path) -> Path:
-    """The file itself, or model.safetensors in the folder (what has no suffix is one)."""
+    """The file itself, or model.safetensors in the folder. UserError for the name of a file of another format."""
+    if out.suffix in FILES and out.suffix != ".safetensors" and not out.is_dir():
+        raise UserError(
+            f"--out got {out}; what is written is a .safetensors, or a folder with one: give such a name"
+        )
     return out if out.suffix == ".safetensors" else out / WEIGHTS
 
 
@@ -171,7 +176,7 @@ def _name_of(source: str) -> str:
     path = Path(source.partition("://")[2] or source)
     if path.name == WEIGHTS and path.parent.name:
         path = path.parent
-    stem = path.stem if path.suffix in (".safetensors", ".npz", ".pth", ".pt", ".bin") else path.name
+    stem = path.stem if path.suffix in FILES else path.name
     return re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("._-")
 
 

@@ -33,6 +33,7 @@ from orchestrator.weights.beside import free_beside
 Tell = Callable[[int, int], None]
 
 SUFFIXES: Final = {"safetensors": ".safetensors", "timm": ".safetensors", "npz": ".npz", "onnx": ".onnx"}
+_PICKLED: Final = (".pth", ".bin", ".pt")  # timm's, by torch.save
 
 
 def load_network(run: Run) -> tuple[Mixer, Frozen, int]:
@@ -116,11 +117,12 @@ def export_run(run: Run, path: Path) -> Path:
 def export_as(run: Run, path: Path | None, form: str) -> dict[str, Any]:
     """Write the newest weights in a format of FORMATS: run, step, format, file, the JSON beside it, bytes and notes.
 
-    UserError where the format cannot hold them, or the JSON's place is taken.
+    UserError where the format cannot hold them, the name is another format's, or the JSON's place is taken.
     """
     target = path or Path(f"{run.name}{SUFFIXES[form]}")
     if target.is_dir() and form != "timm":
         target = target / f"{run.name}{SUFFIXES[form]}"
+    _check_suffix(target, form)
     beside = _beside(target, form)
     model, _, step = load_network(run)
     try:
@@ -138,11 +140,26 @@ def export_as(run: Run, path: Path | None, form: str) -> dict[str, Any]:
     }
 
 
+def _check_suffix(target: Path, form: str) -> None:
+    """UserError where other programs would take the file for another format than it is."""
+    mine = (SUFFIXES[form], *(_PICKLED if form == "timm" else ()))
+    if (
+        target.suffix in (*SUFFIXES.values(), *_PICKLED, ".json")
+        and target.suffix not in mine
+        and not target.is_dir()
+    ):
+        of = next((other for other, suffix in SUFFIXES.items() if suffix == target.suffix), "timm")
+        other = "" if target.suffix == ".json" else f", or --format {of}"
+        raise UserError(
+            f"--out got {target}; --format {form} writes {' or '.join(mine)}: give such a name{other}"
+        )
+
+
 def _beside(target: Path, form: str) -> Path | None:
     """The JSON that is written with it; None where the format has none. UserError where it would replace another one."""
     if form == "onnx":
         return None
-    a_file = form != "timm" or target.suffix in (".safetensors", ".pth", ".bin", ".pt")
+    a_file = form != "timm" or target.suffix in (".safetensors", *_PICKLED)
     return free_beside(target if a_file else target / IMPORTED)
 
 

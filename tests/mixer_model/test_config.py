@@ -58,6 +58,7 @@ def test_a_config_is_frozen(small: MixerConfig) -> None:
         ("h/14", {}, r"did you mean 'H/14'\?"),
         ("H/14", {"clases": 10}, r"no field 'clases' in a Mixer, did you mean 'classes'\?"),
         (None, {"dim": 8}, r"patch, depth not given; give them, or a preset: S/32"),
+        ("B/16", {"image_size": 15}, r"image_size 15 is not a multiple of patch 16; take 16$"),
         ("B/16", {"image_size": 230}, r"image_size 230 is not a multiple of patch 16; take 224 or 240"),
         ("B/16", {"image_size": 8}, r"take 16 or 16|take 16"),
         ("B/16", {"classes": 0}, r"classes is 0; it must be a whole number of at least 1"),

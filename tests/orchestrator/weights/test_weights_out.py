@@ -13,7 +13,9 @@ from orchestrator.cli import app
 from orchestrator.errors import UserError
 from orchestrator.resolving import freeze
 from orchestrator.run_store import Run
+from orchestrator.weights.importing import import_weights
 from orchestrator.weights.network import evaluated_as, export_as
+from tests.orchestrator.weights.test_initial import weights
 from tests.runs import make_small
 from tests.scripted_run import killed_once
 
@@ -48,6 +50,46 @@ def test_a_json_that_mixer_did_not_write_is_never_replaced_by_an_export(
     Path(theirs).write_text('{"mixer_config": {}}')
     with pytest.raises(UserError, match="no committed checkpoint"):
         export_as(first, Path(out) if out else None, form)
+
+
+@pytest.mark.parametrize(
+    ("form", "out", "said"),
+    [
+        (
+            "safetensors",
+            "x.pth",
+            "--format safetensors writes .safetensors: give such a name, or --format timm",
+        ),
+        (
+            "safetensors",
+            "x.npz",
+            "--format safetensors writes .safetensors: give such a name, or --format npz",
+        ),
+        ("npz", "x.onnx", "--format npz writes .npz: give such a name, or --format onnx"),
+        ("onnx", "x.json", "--format onnx writes .onnx: give such a name"),
+        (
+            "timm",
+            "x.npz",
+            "--format timm writes .safetensors or .pth or .bin or .pt: give such a name, or --format npz",
+        ),
+    ],
+)
+def test_a_file_is_not_given_the_suffix_of_another_format(
+    first: Run, tmp_path: Path, form: str, out: str, said: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        export_as(first, tmp_path / out, form)
+    assert str(caught.value) == f"--out got {tmp_path / out}; {said}"
+    (tmp_path / "folder.npz").mkdir()
+    with pytest.raises(UserError, match="no committed checkpoint"):
+        export_as(first, tmp_path / "folder.npz", form)
+
+
+def test_what_is_imported_is_not_given_the_suffix_of_another_format(tmp_path: Path) -> None:
+    source = weights(tmp_path / "a.safetensors")
+    with pytest.raises(UserError, match=r"x.pth; what is written is a .safetensors, or a folder with one"):
+        import_weights(source, out=tmp_path / "x.pth")
+    assert not (tmp_path / "x.pth").exists()
 
 
 @pytest.mark.parametrize("command", ["export", "import", "report", "look"])
