@@ -80,6 +80,17 @@ class Frozen:
     code: dict[str, str]
     init: InitFacts | None = None  # None: the weights are drawn
 
+    @property
+    def remarks(self) -> list[str]:
+        """What the spec asks for and this run cannot come to."""
+        if self.warmup_steps <= self.steps:
+            return []
+        lr, warmup = self.spec.train.optimizer.lr, self.warmup_steps
+        return [
+            f"train.warmup_steps is {warmup:,} and the run has {self.steps:,} steps: its rate ends at {lr * self.steps / warmup:.2g} and "
+            f"never gets to {lr:g}; give fewer, such as `5 epochs`, or a longer run"
+        ]
+
     def to_yaml(self) -> str:
         """The text of `spec.yaml`."""
         tree = {

@@ -50,7 +50,7 @@ def submit(
     if run.log().last("finished"):  # there is nothing to lead, and its log and its ledger have ended
         say(f"run {run.name} has finished; `mixer report {run.name}` shows it")
         return {"run": run.name, "url": run.url, "state": "finished"}
-    for line in said(resolved.frozen.spec):
+    for line in (*said(resolved.frozen.spec), *resolved.frozen.remarks):
         say(line)
     address = _address(cluster)
     conditional = freeze(resolved, say, submitted=True)

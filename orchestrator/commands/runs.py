@@ -39,7 +39,8 @@ def train(
     from orchestrator.watch import watching
 
     resolved = resolve(target, store=store, name=name, overrides=overrides or [])
-    for line in (f"run {resolved.run.name}  {resolved.run.url}", *said(resolved.frozen.spec)):
+    told = (*said(resolved.frozen.spec), *resolved.frozen.remarks)
+    for line in (f"run {resolved.run.name}  {resolved.run.url}", *told):
         out.print(line, markup=False)
     if resolved.frozen.init:
         out.print(f"begun from {resolved.frozen.init.words}", markup=False)

@@ -73,6 +73,19 @@ def test_a_finished_run_is_not_submitted_again(here: Small) -> None:
     assert (after.state(), after.ledger.wall_s) == ("finished", before.ledger.wall_s)
 
 
+def test_a_warmup_longer_than_the_run_is_said(here: Small) -> None:
+    """As a recipe's 10,000 steps are on a small data set."""
+    spec = str(here.folder / "small.yaml")
+    for name, warmup in (("fits", 4), ("long", 16)):
+        with pytest.raises(UserError, match="no Ray dashboard answers"):
+            submitted(here, spec, "train.steps=4", f"train.warmup_steps={warmup}", name=name)
+    remarks = [line for line in here.said if "warmup" in line]
+    assert remarks == [
+        "train.warmup_steps is 16 and the run has 4 steps: its rate ends at 0.00075 and never gets to 0.003; "
+        "give fewer, such as `5 epochs`, or a longer run"
+    ]
+
+
 def test_a_job_that_leads_before_its_submission_is_noted_goes_on_leading(
     here: Small, monkeypatch: pytest.MonkeyPatch
 ) -> None:
