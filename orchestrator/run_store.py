@@ -7,6 +7,7 @@ this folder; it knows keys and small objects, and nothing of training. A driver 
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import secrets
@@ -26,6 +27,7 @@ from orchestrator.run_log import Entry, RunLog, new_writer
 from orchestrator.spec_text import validate
 
 HOLDER_EVERY_S, HOLDER_STALE_S = 10.0, 30.0
+MENTIONED = 8  # names of runs, in a message
 _ALPHABET = string.ascii_lowercase + string.digits
 
 
@@ -187,6 +189,14 @@ def runs_url(store: str) -> str:
 def list_runs(store: str) -> list[str]:
     """The names of a store's runs, in order."""
     return sorted(open_store(runs_url(store)).folders())
+
+
+def likest(name: str, there: list[str]) -> str:
+    """The names `there` in words, those like `name` first; at most MENTIONED, and how many more."""
+    close = difflib.get_close_matches(name, there, n=MENTIONED, cutoff=0.5)
+    first = [*close, *(other for other in there if other not in close)][:MENTIONED]
+    more = f" and {len(there) - len(first)} more" if len(there) > len(first) else ""
+    return (", ".join(first) or "none") + more
 
 
 def create(run: Run, frozen: Frozen, writer: str, *, conditional: bool, submitted: bool = False) -> Entry:

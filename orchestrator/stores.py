@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from orchestrator.errors import UserError
-from orchestrator.run_store import Run, list_runs, runs_url
+from orchestrator.run_store import Run, likest, list_runs, runs_url
 from orchestrator.urls import absolute
 
 
@@ -41,7 +41,6 @@ def find_run(name: str, store: str | None = None) -> Run:
     run = Run(url)
     if not run.exists():
         base = url.rsplit("/runs/", 1)[0]
-        there = list_runs(base)
-        raise UserError(f"no run {run.name} in {base}; there: {', '.join(there[-8:]) or 'none'}")
+        raise UserError(f"no run {run.name} in {base}; there: {likest(run.name, list_runs(base))}")
     remember_store(url.rsplit("/runs/", 1)[0])
     return run

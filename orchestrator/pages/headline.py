@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mixer_model import cost
-from mixer_model.config import config
+from mixer_model.config import PRESETS, config
 from orchestrator.accounts.account import Account
 from orchestrator.accounts.status import Book
 from orchestrator.logs import stamp
@@ -55,11 +55,16 @@ def _ending(book: Book, state: str) -> str:
 
 
 def model_name(book: Book) -> str:
+    """The preset's name where the network is that, be it at another resolution; else depth and width; and what is not the MLP."""
     spec = book.frozen.spec.model
     shape = config(spec.preset, **spec.overrides())
     params = cost(shape).params
-    name = f"Mixer-{spec.preset}" if spec.preset else f"Mixer {shape.depth} x {shape.dim}"
-    return f"{name} ({params / 1e6:.3g} M parameters)"
+    parts = ("patch", "dim", "depth", "channel_dim")
+    preset = PRESETS.get(spec.preset or "")
+    is_preset = preset and all(getattr(shape, part) == getattr(preset, part) for part in parts)
+    name = f"Mixer-{spec.preset}" if is_preset else f"Mixer {shape.depth} x {shape.dim}"
+    mixer = "" if shape.mixer == "mlp" else f", tokens by {shape.mixer}"
+    return f"{name}{mixer} ({params / 1e6:.3g} M parameters)"
 
 
 def cards(account: Account) -> Html:

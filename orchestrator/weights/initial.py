@@ -29,7 +29,7 @@ from orchestrator.checkpoints import Float32, Manifest, Slice
 from orchestrator.errors import MixerError, UserError
 from orchestrator.frozen import InitFacts
 from orchestrator.run_log import live_checkpoints
-from orchestrator.run_store import Run, list_runs
+from orchestrator.run_store import Run, likest, list_runs
 from orchestrator.spec import Model, Spec
 from orchestrator.urls import IMPORTED, is_file
 from orchestrator.weights.fetched import at_hand
@@ -140,7 +140,7 @@ def _of_run(url: str) -> Found:
     run = Run(url)
     if not run.exists():
         raise UserError(
-            f"no run is there; the store has {', '.join(list_runs(url.rsplit('/runs/', 1)[0])[-8:]) or 'none'}. Give the name of one, "
+            f"no run is there; the store has {likest(run.name, list_runs(url.rsplit('/runs/', 1)[0]))}. Give the name of one, "
             "<store>/runs/<name>, or a file (.safetensors, .npz, .pth)"
         )
     saved = live_checkpoints(run.log().entries)

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from orchestrator.errors import SpecError
+from orchestrator.errors import SpecError, UserError
 from orchestrator.frozen import Frozen
 from orchestrator.launch import lead
 from orchestrator.resolving import code_versions, freeze, resolve
 from orchestrator.run_log import log_resources, new_writer
 from orchestrator.spec import Spec
+from orchestrator.stores import find_run
 from orchestrator.training.worker import main
 from tests.gang import GangMachines
 from tests.orchestrator.weights.test_initial import weights
@@ -152,3 +153,14 @@ def test_a_log_that_names_another_path_is_no_reason_to_read_it(small: Small, tmp
     spec: Spec = frozen.spec.model_copy(update={"model": model})
     log_resources(small.resolve("tuned", f"model.init={source}").run.log(new_writer()), spec)
     assert resolve("tuned", store=small.store).frozen.spec.model.init == source
+
+
+# -- a name that is no run's ------------------------------------------------------------------------------------------------
+def test_of_many_runs_the_one_that_was_meant_is_named(tmp_path: Path) -> None:
+    for name in ("digits", *(f"run-{number}" for number in range(11))):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "spec.yaml").touch()
+    with pytest.raises(UserError, match=r"no run digts in .*; there: digits, run-0, .* and 4 more$"):
+        find_run("digts", str(tmp_path))
+    with pytest.raises(UserError, match=r"no run x in .*/none; there: none$"):
+        find_run("x", str(tmp_path / "none"))

@@ -15,8 +15,11 @@ from orchestrator.accounts.account import Account
 from orchestrator.accounts.status import Book
 from orchestrator.accounts.timeline import Stroke
 from orchestrator.pages import bars, charts
+from orchestrator.pages.headline import model_name
 from orchestrator.pages.page import Html, count, duration, size, tag
 from orchestrator.pages.report import write_report
+from orchestrator.resolving import freeze
+from tests.runs import make_small
 from tests.scripted_run import SPEC, ScriptedRun, killed_once
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)> $x^{ s3://key:hunter2@host/b"
@@ -233,3 +236,22 @@ def test_importing_the_report_imports_neither_torch_nor_matplotlib_nor_ray() -> 
 def test_drawing_leaves_pyplot_alone(tmp_path: Path) -> None:
     write_report(killed_once(tmp_path).book(), tmp_path / "report.html")
     assert "matplotlib.pyplot" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        (("model={preset: S/32, classes: 10}",), "Mixer-S/32 ("),
+        (("model={preset: S/32, classes: 10, image_size: 448, token_dim: 1024}",), "Mixer-S/32 ("),
+        (("model={preset: S/32, classes: 10, depth: 2}",), "Mixer 2 x 512 ("),
+        (("model.mixer=s2",), "Mixer 2 x 32, tokens by s2 ("),
+        ((), "Mixer 2 x 32 ("),
+    ],
+)
+def test_the_network_is_called_what_it_is(
+    tmp_path: Path, digits: str, overrides: tuple[str, ...], name: str
+) -> None:
+    """Not by a preset whose parts the spec has overridden, nor without what mixes its tokens."""
+    resolved = make_small(tmp_path, digits).resolve("x", *overrides)
+    freeze(resolved, print, submitted=True)
+    assert model_name(Book(resolved.run)).startswith(name)
