@@ -71,5 +71,7 @@ def scale_run(run: Run, size: str) -> str:
 
 def _require_led(run: Run) -> None:
     state = Book(run).state()
-    if state in ("stopped", "failed", "finished", "abandoned"):
+    if state == "finished":
+        raise UserError(f"{run.name} has finished: no driver leads it, and none will")
+    if state in ("stopped", "failed", "abandoned"):
         raise UserError(f"{run.name} is {state}: no driver leads it; `mixer train {run.name}` resumes it")

@@ -80,7 +80,7 @@ def _from_spec(tree: dict[str, Any], store: str | None, name: str | None, rememb
     base = absolute(store or spec.store or default_store())
     spec = whole(spec, base)
     run = Run(f"{runs_url(base)}/{name or new_name(spec.name)}")
-    if name and not _NAME.fullmatch(name):
+    if name is not None and not _NAME.fullmatch(name):
         raise UserError(
             f"--name got {name!r}; allowed are letters, digits, `.`, `_` and `-`, 1 to 80 of them, a letter or digit first"
         )

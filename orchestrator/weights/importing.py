@@ -39,7 +39,7 @@ def import_weights(
     out: Path | None = None,
 ) -> dict[str, Any]:
     """What the weights in `source` are, and where they now lie: in the store under `name`, or at `out`. UserError where they are none."""
-    wanted = _checked_name(name or _name_of(source))
+    wanted = None if out else _checked_name(name, source)
     beside_out = free_beside(_file_of(out)) if out else None
     found, origin = _read(source, activation)
     data = packed({key: value.float() for key, value in found.state.items()}, found.config)
@@ -180,7 +180,12 @@ def _name_of(source: str) -> str:
     return re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("._-")
 
 
-def _checked_name(name: str) -> str:
-    if not NAME.fullmatch(name):
-        raise UserError(f"--name got {name!r}; take lower case letters, digits, `-`, `_` and `.`")
-    return name
+def _checked_name(name: str | None, source: str) -> str:
+    """`name`, or what the file is called where that is one. UserError."""
+    wanted = _name_of(source) if name is None else name
+    if not NAME.fullmatch(wanted):
+        given = (
+            f"{source} has no name that fits; give one by --name" if name is None else f"--name got {name!r}"
+        )
+        raise UserError(f"{given}: lower case letters, digits, `-`, `_` and `.`, at most 82")
+    return wanted

@@ -15,6 +15,7 @@ from clusters.local_state import NODE_MARK
 from clusters.object_store import ObjectStore
 from orchestrator.accounts.status import Book
 from orchestrator.errors import UserError
+from orchestrator.follow import scale_run, stop_run
 from orchestrator.run_log import RunLog, new_writer
 from orchestrator.run_store import Run
 from orchestrator.submit import submit
@@ -68,6 +69,9 @@ def test_a_finished_run_is_not_submitted_again(here: Small) -> None:
         facts = submitted(here, target, "train.steps=2", "workers.max=2", name=name)
         assert facts == {"run": "done", "url": before.run.url, "state": "finished"}
         assert here.said[-1] == "run done has finished; `mixer report done` shows it"
+    for ask in (lambda: stop_run(before.run, wait=False), lambda: scale_run(before.run, "1:2")):
+        with pytest.raises(UserError, match=r"done has finished: no driver leads it, and none will$"):
+            ask()
     after = Book(before.run)
     assert after.entries == before.entries
     assert (after.state(), after.ledger.wall_s) == ("finished", before.ledger.wall_s)

@@ -196,7 +196,9 @@ def test_half_precision_is_written_in_full(tmp_path: Path) -> None:
             "bad.npz is no file of weights; safetensors, Google's .npz, and a state dict saved by torch (.pth, .bin) are read",
         ),
         (["none.npz"], "no file none.npz"),
-        (["NPZ", "--name", "A/B"], "--name got 'A/B'; take lower case letters, digits"),
+        (["NPZ", "--name", "A/B"], "--name got 'A/B': lower case letters, digits"),
+        (["重み.npz"], "重み.npz has no name that fits; give one by --name: lower case letters"),
+        (["NPZ", "--name", ""], "--name got '': lower case letters"),
         (["NPZ", "--activation", "relu"], "activation 'relu' is not known; allowed: gelu, gelu_tanh"),
         (["NPZ", "--store", "x", "-o", "y"], "--out and --store were both given; give one of them"),
     ],
@@ -222,3 +224,10 @@ def test_the_command_prints_facts_and_json(npz: Path, tmp_path: Path) -> None:
     told = json.loads(CliRunner().invoke(app, [*words, "--json"]).output)
     assert told["url"].endswith("/weights/a/model.safetensors")
     assert told["spec"].startswith("model: {patch: 8, dim: 24,")
+
+
+def test_weights_that_go_into_a_file_here_need_no_name_in_a_store(npz: Path, tmp_path: Path) -> None:
+    named = npz.rename(npz.with_name("重み.npz"))
+    assert import_weights(str(named), out=tmp_path / "x.safetensors")["url"] == str(
+        tmp_path / "x.safetensors"
+    )
