@@ -127,7 +127,7 @@ def training(options: Options, shape: MixerConfig, batch: int, device: torch.dev
     targets = torch.randint(shape.classes, (batch,), generator=drawing, device=device)
     settle(device)
     if options.zero:
-        with _zero(device).under_zero(model, options.zero, batch, device, rate=RATE, decay=DECAY) as engine:
+        with _zero().under_zero(model, options.zero, batch, device, rate=RATE, decay=DECAY) as engine:
             yield Training(engine, engine, images, targets, options)
     else:
         optimizer = MasterAdamW(model, captured=options.graph and images.is_cuda)
@@ -175,11 +175,9 @@ def _theirs(shape: MixerConfig, device: torch.device) -> nn.Module:
     return made
 
 
-def _zero(device: torch.device) -> Any:
-    try:
-        from benchmarks.gpu import zero
+def _zero() -> Any:
+    if importlib.util.find_spec("deepspeed") is None:
+        raise Missing("deepspeed is not installed")
+    from benchmarks.gpu import zero
 
-        zero.load(device)
-    except ImportError as error:
-        raise Missing(f"deepspeed cannot be imported: {error}") from error
     return zero

@@ -1,6 +1,6 @@
 """The engine that a run trains with, around a network of this benchmark: DeepSpeed ZeRO in one process that is its whole world.
 
-    load -> a process group of one, on the loopback -> the product's under_zero(), with its configuration -> Zero.take(loss)
+    a process group of one, on the loopback -> the product's under_zero(), with its configuration -> Zero.take(loss)
 
 What is compared with a plain loop is that engine: network, weights, compiled blocks and AdamW are the same.
 """
@@ -35,11 +35,6 @@ class Zero:
         """Backward, and the update."""
         self.inner.backward(loss)
         self.inner.step()
-
-
-def load(device: torch.device) -> None:
-    """Import DeepSpeed for this device. ImportError where there is none."""
-    engine.preload(device)
 
 
 @contextmanager
@@ -79,6 +74,7 @@ def _alone(device: torch.device) -> Iterator[None]:
     """A process group of this process alone, joined as a rank joins its own."""
     settled = torch.backends.cudnn.deterministic  # joining sets it, and rows that follow have none of that
     os.environ.setdefault("LOCAL_RANK", "0")
+    engine.preload(device)  # what cannot be imported fails before there is a group
     store = dist.TCPStore("127.0.0.1", 0, 1, is_master=True)  # port 0: one that is free
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=store, rank=0, world_size=1)
     try:
