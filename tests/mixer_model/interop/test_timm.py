@@ -226,3 +226,17 @@ def test_other_token_mixers_are_not_written_as_what_they_are_not(small: MixerCon
         with pytest.raises(WeightsError, match="no token mixing by 'resmlp', only 'mlp': export it as"):
             write(Mixer(small).state_dict(), tmp_path / "x", other)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("hidden", "width"), [(49, 88), (61, 184), (29, 200), (640, 1280)])
+def test_timm_rounds_a_ratio_to_the_width_that_was_meant(hidden: int, width: int) -> None:
+    """It takes int(ratio * width), which for 49 of 88 would be 48."""
+    shape = config(None, patch=4, dim=width, depth=1, token_dim=hidden, channel_dim=hidden, image_size=8)
+    assert [int(ratio * width) for ratio in timm_arguments(shape)["mlp_ratio"]] == [hidden, hidden]
+
+
+def test_a_folder_says_how_pictures_are_made_for_googles_weights(small: MixerConfig, tmp_path: Path) -> None:
+    export_timm(random_mixer(small).state_dict(), tmp_path / "out", small)
+    pictures = json.loads((tmp_path / "out" / "config.json").read_text())["pretrained_cfg"]
+    assert (pictures["mean"], pictures["std"]) == ([0.5] * 3, [0.5] * 3)
+    assert (pictures["crop_pct"], pictures["interpolation"]) == (0.875, "bicubic")

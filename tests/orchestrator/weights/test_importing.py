@@ -71,6 +71,17 @@ def test_the_line_for_a_spec_is_the_model_it_is(npz: Path, tmp_path: Path) -> No
     assert config(None, **model) == SHAPE
 
 
+def test_the_line_for_a_spec_names_another_token_mixer(tmp_path: Path) -> None:
+    shape = config(None, patch=4, dim=16, depth=1, image_size=16, classes=3, mixer="resmlp")
+    source = tmp_path / "other.safetensors"
+    export_safetensors(Mixer(shape).state_dict(), source, shape)
+    model: dict[str, Any] = yaml.safe_load(
+        import_weights(str(source), store=str(tmp_path / "store"))["spec"]
+    )["model"]
+    model.pop("init")
+    assert config(None, **model) == shape
+
+
 def test_the_same_weights_may_come_again_and_others_may_not_take_their_name(
     npz: Path, tmp_path: Path
 ) -> None:

@@ -32,6 +32,7 @@ from orchestrator.resolving import freeze, resolve
 from orchestrator.run_store import Run
 from orchestrator.tables import status_table
 from orchestrator.urls import located
+from orchestrator.weights import initial
 from orchestrator.weights.importing import import_weights
 from tests.conftest import BucketMaker
 from tests.runs import Small, make_small
@@ -89,6 +90,22 @@ def test_the_copy_beside_the_run_is_an_ordinary_file_that_is_proven_by_the_froze
     read = read_weights(store, init.path, manifest)
     assert all((read[name] == value.numpy()).all() for name, value in state.items())
     assert Frozen.from_yaml(frozen.to_yaml()) == frozen
+
+
+def test_a_parameter_larger_than_a_slice_is_found_slice_by_slice(
+    small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every published size has such ones: a slice is 4 MB."""
+    monkeypatch.setattr(initial, "SLICE_ELEMENTS", 100)
+    source = weights(tmp_path / "a.safetensors")
+    init = frozen_at(small, "tuned", f"model.init={source}").init
+    assert init is not None
+    store = open_store(f"{small.store}/runs/tuned")
+    manifest = load_manifest(store, init.path, init.manifest)
+    assert max(slice.length for slice in manifest.slices) == 100
+    assert reading.verify(store, init.path, manifest) == []
+    read = read_weights(store, init.path, manifest)
+    assert all((read[name] == value.numpy()).all() for name, value in load_file(source).items())
 
 
 def test_identity_is_what_the_weights_are_not_where_they_lay(small: Small, tmp_path: Path) -> None:

@@ -1,18 +1,23 @@
-"""What is known of an export or an evaluation before it begins, so of a run that has nothing to export yet."""
+"""What is known of an export or an evaluation before it begins, so of a run that has nothing to export yet; and what is said of a file."""
 
 from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
+from mixer_model.config import config
+from mixer_model.mixer import Mixer
 from orchestrator.cli import app
 from orchestrator.errors import UserError
 from orchestrator.resolving import freeze
 from orchestrator.run_store import Run
+from orchestrator.weights import network
 from orchestrator.weights.network import evaluated_as, export_as
 from tests.runs import make_small
 
@@ -87,3 +92,29 @@ def test_another_set_must_number_the_classes_as_the_training_set_does(
     assert CliRunner().invoke(app, ["index", str(other), "--classes", str(names)]).exit_code == 0
     with pytest.raises(UserError, match=r"class 0 is '0' in .* and '9' in .*do not mean the same"):
         evaluated_as(first.frozen(), None, str(other))
+
+
+@pytest.mark.parametrize("activation", ["gelu_tanh", "gelu"])
+def test_timm_computes_the_same_by_the_line_that_is_said(tmp_path: Path, activation: str) -> None:
+    """Its GELU is erf's unless told: the trap of Google's weights in timm."""
+    timm = pytest.importorskip("timm")
+    shape = config(None, patch=4, dim=16, depth=2, image_size=16, classes=3, activation=activation)
+    model, generator = Mixer(shape).eval(), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0, 0.5, generator=generator)
+    (said,) = network._write(model, tmp_path / "x.safetensors", "timm")
+    built, loads, _ = said.partition(".load_state_dict(")
+    assert loads
+    other = eval(built, {"timm": timm, "partial": partial, "torch": torch}).eval()
+    other.load_state_dict(model.state_dict(), strict=True)
+    images = torch.randn(2, 3, 16, 16, generator=generator)
+    with torch.no_grad():
+        torch.testing.assert_close(other(images), model(images), atol=1e-4, rtol=1e-4)
+
+
+def test_an_npz_of_erfs_gelu_says_that_jax_computes_another(tmp_path: Path) -> None:
+    for activation, said in (("gelu_tanh", 0), ("gelu", 1)):
+        model = Mixer(config(None, patch=4, dim=16, depth=1, image_size=16, classes=3, activation=activation))
+        notes = network._write(model, tmp_path / f"{activation}.npz", "npz")
+        assert ["by tanh; this network was trained with erf's" in note for note in notes] == [True] * said
