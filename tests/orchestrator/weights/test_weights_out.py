@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from orchestrator.run_store import Run
 from orchestrator.weights import network
 from orchestrator.weights.network import evaluated_as, export_as
 from tests.runs import make_small
+from tests.torchvision_stand_in import timm_imported
 
 
 @pytest.fixture
@@ -94,10 +96,10 @@ def test_another_set_must_number_the_classes_as_the_training_set_does(
         evaluated_as(first.frozen(), None, str(other))
 
 
+@pytest.mark.skipif(find_spec("timm") is None, reason="timm is not installed")
 @pytest.mark.parametrize("activation", ["gelu_tanh", "gelu"])
 def test_timm_computes_the_same_by_the_line_that_is_said(tmp_path: Path, activation: str) -> None:
     """Its GELU is erf's unless told: the trap of Google's weights in timm."""
-    timm = pytest.importorskip("timm")
     shape = config(None, patch=4, dim=16, depth=2, image_size=16, classes=3, activation=activation)
     model, generator = Mixer(shape).eval(), torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -106,7 +108,8 @@ def test_timm_computes_the_same_by_the_line_that_is_said(tmp_path: Path, activat
     (said,) = network._write(model, tmp_path / "x.safetensors", "timm")
     built, loads, _ = said.partition(".load_state_dict(")
     assert loads
-    other = eval(built, {"timm": timm, "partial": partial, "torch": torch}).eval()
+    with timm_imported() as timm:
+        other = eval(built, {"timm": timm, "partial": partial, "torch": torch}).eval()
     other.load_state_dict(model.state_dict(), strict=True)
     images = torch.randn(2, 3, 16, 16, generator=generator)
     with torch.no_grad():
