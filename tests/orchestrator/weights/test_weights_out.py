@@ -101,7 +101,7 @@ def test_another_set_must_number_the_classes_as_the_training_set_does(
 def test_timm_computes_the_same_by_the_line_that_is_said(tmp_path: Path, activation: str) -> None:
     """Its GELU is erf's unless told: the trap of Google's weights in timm."""
     shape = config(None, patch=4, dim=16, depth=2, image_size=16, classes=3, activation=activation)
-    model, generator = Mixer(shape).eval(), torch.Generator().manual_seed(0)
+    model, generator = Mixer(shape).double().eval(), torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(0, 0.5, generator=generator)
@@ -109,11 +109,11 @@ def test_timm_computes_the_same_by_the_line_that_is_said(tmp_path: Path, activat
     built, loads, _ = said.partition(".load_state_dict(")
     assert loads
     with timm_imported() as timm:
-        other = eval(built, {"timm": timm, "partial": partial, "torch": torch}).eval()
+        other = eval(built, {"timm": timm, "partial": partial, "torch": torch}).double().eval()
     other.load_state_dict(model.state_dict(), strict=True)
-    images = torch.randn(2, 3, 16, 16, generator=generator)
+    images = torch.randn(2, 3, 16, 16, dtype=torch.float64, generator=generator)
     with torch.no_grad():
-        torch.testing.assert_close(other(images), model(images), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(other(images), model(images), atol=1e-12, rtol=1e-12)
 
 
 def test_an_npz_of_erfs_gelu_says_that_jax_computes_another(tmp_path: Path) -> None:
