@@ -241,8 +241,8 @@ class Train(Section):
     )
     recompute: Literal["none", "gelu", "block"] = Field(
         "none",
-        description="memory for time: what the backward pass computes again. `gelu`: what comes out of the GELUs of MLPs (not that "
-        "of gmlp and smlp, which is in no MLP), cheap and 38 % less to keep at H/14; `block`: all but a block's input",
+        description="memory for time: what the backward pass computes again. `gelu`: what comes out of GELUs, cheap and 38 % less to "
+        "keep at H/14; `block`: all but a block's input",
     )
     seed: int = Field(0, ge=0, lt=2**63, description="of weights, order and augmentation")
 
