@@ -21,8 +21,8 @@ from benchmarks.gpu.plan import Options
 from benchmarks.model.clock import Clock
 from benchmarks.model.step import DTYPES
 from data_pipeline.allocator import keep_freed_blocks
-from mixer_model import Mixer
 from mixer_model.config import config
+from mixer_model.mixer import Mixer
 
 LAYOUTS = ("columns", "turned", "batched")
 CLOSE = {"fp32": 1e-4, "bf16": 5e-2}

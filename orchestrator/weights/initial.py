@@ -24,8 +24,9 @@ from data_pipeline.storage import Store, StoreError
 from mixer_model import interop, resize
 from mixer_model.config import ConfigError, MixerConfig
 from mixer_model.config import config as mixer_config
-from orchestrator import checkpoints, tensor_file
-from orchestrator.checkpoints import Float32, Manifest, Slice
+from orchestrator import tensor_file
+from orchestrator.checkpoints.manifest import Float32, Manifest, Slice, load_manifest
+from orchestrator.checkpoints.reading import read_weights
 from orchestrator.errors import MixerError, UserError
 from orchestrator.frozen import InitFacts
 from orchestrator.run_log import live_checkpoints
@@ -147,8 +148,8 @@ def _of_run(url: str) -> Found:
     if not saved:
         raise UserError("the run has no committed checkpoint yet; wait for its first one")
     path, model = saved[-1].facts["path"], run.frozen().spec.model
-    manifest = checkpoints.load_manifest(run.store, path, saved[-1].facts["sha256"])
-    whole = checkpoints.read_weights(run.store, path, manifest)
+    manifest = load_manifest(run.store, path, saved[-1].facts["sha256"])
+    whole = read_weights(run.store, path, manifest)
     state = {name: torch.from_numpy(values) for name, values in whole.items()}
     return Found(mixer_config(model.preset, **model.overrides()), state, manifest.step)
 

@@ -17,7 +17,8 @@ from mixer_model import interop
 from mixer_model.config import MixerConfig
 from mixer_model.losses import LOSSES
 from mixer_model.mixer import Mixer, to_input
-from orchestrator import checkpoints
+from orchestrator.checkpoints.manifest import load_manifest
+from orchestrator.checkpoints.reading import read_weights
 from orchestrator.data_sets import check_classes
 from orchestrator.errors import UserError
 from orchestrator.frozen import DataFacts, Frozen
@@ -45,9 +46,9 @@ def load_network(run: Run) -> tuple[Mixer, Frozen, int]:
         )
     newest, frozen = saved[-1], effective(run.frozen(), entries)
     path = newest.facts["path"]
-    manifest = checkpoints.load_manifest(run.store, path, newest.facts["sha256"])
+    manifest = load_manifest(run.store, path, newest.facts["sha256"])
     model = build_model(frozen.spec)
-    whole = checkpoints.read_weights(run.store, path, manifest)
+    whole = read_weights(run.store, path, manifest)
     model.load_state_dict({name: torch.from_numpy(values) for name, values in whole.items()}, strict=True)
     return model.eval(), frozen, manifest.step
 

@@ -14,8 +14,9 @@ import torch
 from mixer_model import interop
 from mixer_model.losses import LOSSES
 from mixer_model.mixer import Mixer, to_input
-from orchestrator import checkpoints
 from orchestrator.accounts.status import Book
+from orchestrator.checkpoints.manifest import load_manifest
+from orchestrator.checkpoints.reading import read_weights
 from orchestrator.frozen import Frozen
 from orchestrator.resolving import freeze
 from orchestrator.run_store import Run
@@ -181,8 +182,8 @@ def test_every_rank_of_every_world_begins_with_the_same_bits(
     init, run = resolved.frozen.init, resolved.run
     assert init is not None
     ranks = run_gang(world, begin, run.url, zero, precision)
-    manifest = checkpoints.load_manifest(run.store, init.path, init.manifest)
-    wanted = checkpoints.read_weights(run.store, init.path, manifest)
+    manifest = load_manifest(run.store, init.path, init.manifest)
+    wanted = read_weights(run.store, init.path, manifest)
     covered = 0
     for rank in ranks:
         for param, kind, start, values in rank["owned"]:

@@ -19,8 +19,11 @@ from data_pipeline.storage import open_store
 from mixer_model import interop, resize
 from mixer_model.config import MixerConfig, config
 from mixer_model.mixer import Mixer
-from orchestrator import checkpoints, cli, tensor_file
+from orchestrator import cli, tensor_file
 from orchestrator.accounts.status import Book
+from orchestrator.checkpoints import reading
+from orchestrator.checkpoints.manifest import load_manifest
+from orchestrator.checkpoints.reading import read_weights
 from orchestrator.errors import SpecError, UserError
 from orchestrator.frozen import Frozen
 from orchestrator.listing import list_store
@@ -80,10 +83,10 @@ def test_the_copy_beside_the_run_is_an_ordinary_file_that_is_proven_by_the_froze
     wanted = resize.fit(load_file(source), SHAPE, target, head_bias=-torch.tensor(12.0).log().item())
     assert all(torch.equal(state[name], value) for name, value in wanted.items())
     store = open_store(f"{small.store}/runs/tuned")
-    manifest = checkpoints.load_manifest(store, init.path, init.manifest)
+    manifest = load_manifest(store, init.path, init.manifest)
     manifest.check_cover()
-    assert checkpoints.verify(store, init.path, manifest) == []
-    read = checkpoints.read_weights(store, init.path, manifest)
+    assert reading.verify(store, init.path, manifest) == []
+    read = read_weights(store, init.path, manifest)
     assert all((read[name] == value.numpy()).all() for name, value in state.items())
     assert Frozen.from_yaml(frozen.to_yaml()) == frozen
 
@@ -264,9 +267,7 @@ def test_weights_and_runs_may_lie_in_a_bucket(
     assert here
     assert one.source == f"{bucket}/weights/a/model.safetensors"
     assert one.sha256 == here.sha256
-    assert checkpoints.load_manifest(open_store(f"{bucket}/runs/one"), one.path, one.manifest).kinds == [
-        "weight"
-    ]
+    assert load_manifest(open_store(f"{bucket}/runs/one"), one.path, one.manifest).kinds == ["weight"]
     with pytest.raises(UserError, match=r"model.init s3://.*/b.npz: nothing at s3://"):
         there.resolve("x", f"model.init={bucket}/weights/b.npz")
 
