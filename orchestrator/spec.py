@@ -75,7 +75,8 @@ class Model(Section):
     )
     head: Literal["keep", "new"] | None = Field(
         None,
-        description="init's head, or a new one of zeros; null: kept where init has as many classes",
+        description="init's head, or a new one of zeros; null: kept where init has as many classes. Kept for "
+        "classes of other names it is refused",
     )
 
     @model_validator(mode="after")

@@ -69,12 +69,12 @@ def test_another_set_is_evaluated_on_also_where_the_training_set_is_gone(
     frozen = first.frozen()
     spec = frozen.spec
     moved = spec.model_copy(update={"data": spec.data.model_copy(update={"train": str(tmp_path / "gone")})})
-    seen = evaluated_as(replace(frozen, spec=moved), "whole", f"{digits}/val")
+    seen = evaluated_as(first, replace(frozen, spec=moved), "whole", f"{digits}/val")
     assert seen.spec.data.val == f"{digits}/val"
     assert seen.val == frozen.val
     fewer = spec.model_copy(update={"model": spec.model.model_copy(update={"classes": 7})})
     with pytest.raises(UserError, match="has label 9; the run has 7 classes, and labels begin with 0"):
-        evaluated_as(replace(frozen, spec=fewer), None, f"{digits}/val")
+        evaluated_as(first, replace(frozen, spec=fewer), None, f"{digits}/val")
 
 
 def test_another_set_must_number_the_classes_as_the_training_set_does(
@@ -86,4 +86,15 @@ def test_another_set_must_number_the_classes_as_the_training_set_does(
     names.write_text("\n".join(str(number) for number in range(9, -1, -1)))
     assert CliRunner().invoke(app, ["index", str(other), "--classes", str(names)]).exit_code == 0
     with pytest.raises(UserError, match=r"class 0 is '0' in .* and '9' in .*do not mean the same"):
-        evaluated_as(first.frozen(), None, str(other))
+        evaluated_as(first, first.frozen(), None, str(other))
+    frozen = first.frozen()
+    data = frozen.spec.data.model_copy(update={"train": str(tmp_path / "gone")})
+    gone = replace(frozen, spec=frozen.spec.model_copy(update={"data": data}))
+    with pytest.raises(
+        UserError, match=rf"class 0 is '0' .*with --classes {first.url}/classes/[0-9a-f]{{16}}.json"
+    ):
+        evaluated_as(first, gone, None, str(other))
+    next(Path(first.url, "classes").iterdir()).unlink()  # as in runs of older versions
+    with pytest.raises(UserError, match=r"class 0 is '0' in .*do not mean the same"):
+        evaluated_as(first, frozen, None, str(other))
+    assert evaluated_as(first, gone, None, str(other)).val is not None
