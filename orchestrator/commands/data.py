@@ -34,7 +34,8 @@ def pack(
         str | None,
         typer.Option(
             metavar="FILE",
-            help="names of the classes, one a line, in the order of their numbers; or the index.json of a packed set",
+            help="names of the classes, one a line, in the order of their numbers; or the index.json of a packed set, or the JSON beside "
+            "weights",
         ),
     ] = None,
     val_share: Annotated[

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from data_pipeline.storage import NotFound, Store, open_store
 from mixer_model.config import MixerConfig, config
-from mixer_model.interop import export_google, export_safetensors, load
+from mixer_model.interop import export_google, export_safetensors, load, read
 from mixer_model.mixer import Mixer
 from orchestrator.cli import app
 from orchestrator.errors import UserError
@@ -99,6 +99,22 @@ def test_the_same_weights_may_come_again_and_others_may_not_take_their_name(
         import_weights(str(tmp_path / "other.safetensors"), name="a", store=store)["sha256"]
         != first["sha256"]
     )
+
+
+def test_names_of_classes_come_along_and_are_not_replaced_by_others(tmp_path: Path) -> None:
+    store, source = str(tmp_path / "store"), tmp_path / "a.safetensors"
+
+    def bring(labels: list[str] | None) -> list[str] | None:
+        export_safetensors(weights(), source, SHAPE, {"label_names": labels} if labels else None)
+        import_weights(str(source), store=store)
+        return read(tmp_path / "store" / "weights" / "a").labels
+
+    names = tuple("abcdefg")
+    assert [bring(None), bring([*names]), bring([*names]), bring(None)] == [None, names, names, names]
+    with pytest.raises(
+        UserError, match=r"the same weights are at .*/weights/a already, with other names of classes"
+    ):
+        bring([*reversed(names)])
 
 
 def test_a_bucket_is_a_store_too(npz: Path, tmp_path: Path, rclone_bucket: Callable[[], str]) -> None:
