@@ -7,7 +7,8 @@ not the loader.
 
 Large blocks are kept only where that is asked for. In the heap a small thing that outlives a step may be cut out of a freed block, and the
 next of the same size, aligned as torch asks, then needs new room (glibc 2.36 often passes over a whole one too). A
-step that repeats itself settles; large blocks among many lasting small ones take several times what they need at once.
+step that repeats itself settles; large blocks among many lasting small ones take several times what they need at once. So whoever keeps
+them gives back, now and then, what nothing uses: `give_back_freed()`.
 """
 
 from __future__ import annotations
@@ -32,3 +33,11 @@ def keep_freed_blocks(*, large: bool = False) -> bool:
     if large:  # no block of its own mapping, whatever its size: one that is freed stays in the heap
         return all([mallopt(MMAP_MAX, 0), mallopt(TRIM_THRESHOLD, KEPT_OF_LARGE)])
     return all([mallopt(MMAP_THRESHOLD, LARGE), mallopt(TRIM_THRESHOLD, KEPT)])
+
+
+def give_back_freed() -> None:
+    """Every page that no block uses goes back to the kernel, wherever in the heap it is. The next step asks for its own again."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (OSError, AttributeError):
+        return

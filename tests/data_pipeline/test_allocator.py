@@ -54,6 +54,25 @@ for n in range(24):
 print((taken() - before) >> 20)
 """
 
+GIVEN_BACK = """
+import ctypes
+from data_pipeline.allocator import give_back_freed, keep_freed_blocks
+assert keep_freed_blocks(large=True)
+libc, block, kept = ctypes.CDLL(None), ctypes.c_void_p(), []
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+before = resident()
+for n in range(6):
+    assert libc.posix_memalign(ctypes.byref(block), ctypes.c_size_t(64), ctypes.c_size_t(100 << 20)) == 0
+    ctypes.memset(block, 1, 100 << 20)
+    kept.append(bytes(20_000 + n))
+    libc.free(block)
+    kept.append(bytes(20_000 + n))
+assert resident() - before > 100 << 20
+give_back_freed()
+print((resident() - before) >> 20)
+"""
+
 
 def _number(code: str) -> int:
     done = subprocess.run(
@@ -74,3 +93,8 @@ def test_a_large_freed_block_is_used_again() -> None:
 def test_large_blocks_one_at_a_time_take_the_room_of_one() -> None:
     """In the heap, what is allocated after a free is cut out of what was freed, and the next block, aligned as torch asks, fits no more."""
     assert _number(ONE_AT_A_TIME) < 2 * 200
+
+
+def test_what_is_kept_is_given_back_when_told_to() -> None:
+    """Holes in the middle of the heap too, where something that lasts lies behind them."""
+    assert _number(GIVEN_BACK) < 10
