@@ -91,7 +91,7 @@ def _kept_values(shape: MixerConfig, recompute: str, block: int) -> int:
     """What block number `block` keeps of one image.
 
     "none": inputs of both norms and of the channels' first product, their hidden layer before and after its GELU, and what the token
-    branch keeps; "gelu": the same, but hidden layers of MLPs before their GELU only; "block": its input.
+    branch keeps; "gelu": the same, but hidden layers before their GELU only; "block": its input.
     """
     stream, hidden = shape.tokens * shape.dim, shape.tokens * shape.channel_dim
     if recompute == "block":

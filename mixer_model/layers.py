@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Final
 
 import torch
@@ -29,11 +30,25 @@ class Gelu(nn.GELU):
         return super().forward(x)
 
 
-class Mlp(nn.Module):
-    """Two linear layers over the last axis with a GELU between them, as wide at the end as at the start unless `outputs` is given."""
+class Recomputes(nn.Module):
+    """A module with a GELU of its own, which may be told to keep what goes into that only."""
 
     recompute = False
-    """Keep what goes into the GELU only; the backward pass computes what comes out of it again."""
+    """Whether the backward pass computes again what comes out of the GELU, and what is made of that on the way to a product."""
+
+    def again(self, part: Callable[..., Tensor], *given: Tensor) -> Tensor:
+        """part(*given), of which the backward pass keeps no more than `given` where it recomputes.
+
+        The recomputation ends where nothing more is needed: a product that comes last in `part` is not computed twice.
+        """
+        if not self.recompute:
+            return part(*given)
+        out: Tensor = checkpoint(part, *given, use_reentrant=False, preserve_rng_state=False)
+        return out
+
+
+class Mlp(Recomputes):
+    """Two linear layers over the last axis with a GELU between them, as wide at the end as at the start unless `outputs` is given."""
 
     def __init__(self, width: int, hidden: int, activation: str, *, outputs: int | None = None) -> None:
         super().__init__()
@@ -46,11 +61,7 @@ class Mlp(nn.Module):
 
     def finish(self, hidden: Tensor) -> Tensor:
         """The rest of the way from what goes into the GELU."""
-        if not self.recompute:
-            return self._second(hidden)
-        # The recomputation ends where nothing more is needed: before the product.
-        out: Tensor = checkpoint(self._second, hidden, use_reentrant=False, preserve_rng_state=False)
-        return out
+        return self.again(self._second, hidden)
 
     def _second(self, hidden: Tensor) -> Tensor:
         out: Tensor = self.fc2(self.act(hidden))
@@ -58,7 +69,7 @@ class Mlp(nn.Module):
 
 
 def recompute_gelu(model: nn.Module) -> None:
-    """Every Mlp in `model` keeps what goes into its GELU only: as many values less as its hidden layer has."""
+    """Every MLP and every token mixer in `model` keeps what goes into its GELU only; `mixer_model.cost` says how much less that is."""
     for module in model.modules():
-        if isinstance(module, Mlp):
+        if isinstance(module, Recomputes):
             module.recompute = True

@@ -27,7 +27,7 @@ class TokenCost:
     values: int
     """Numbers kept of one image for the backward pass, the branch's input among them."""
     recomputed: int = 0
-    """How many of them what comes out of GELUs is, where that is computed again (recompute "gelu")."""
+    """How many of them recompute "gelu" computes again: what comes out of GELUs, and what is made of that on the way to a product."""
 
 
 def token_cost(shape: MixerConfig, block: int = 0) -> TokenCost:
@@ -57,6 +57,7 @@ def _gmlp(shape: MixerConfig) -> TokenCost:
         params=enter + 2 * hidden + gate + leave,
         macs=tokens * hidden * (3 * width + tokens),
         values=tokens * width + 7 * tokens * hidden,
+        recomputed=4 * tokens * hidden,  # both halves, the norm's, and the gated one; the gate stays
     )
 
 
@@ -81,6 +82,7 @@ def _smlp(shape: MixerConfig) -> TokenCost:
         params=2 * side * (side + 1) + 3 * width**2,
         macs=tokens * width * (2 * side + 3 * width),
         values=6 * tokens * width,
+        recomputed=5 * tokens * width,
     )
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from data_pipeline.storage import StoreError
+from orchestrator.classes import first_difference
 from orchestrator.errors import UserError
 from orchestrator.frozen import DataFacts
 from orchestrator.spec import Spec
@@ -39,14 +39,14 @@ def _opened(url: str, classes: int) -> Dataset:
 
 def check_classes(train: Dataset, val: Dataset) -> None:
     """Where both sets name their classes, they must number them alike: else validation measures something else."""
-    if train.classes is None or val.classes is None or train.classes == val.classes:
+    if train.classes is None or val.classes is None:
         return
-    pairs = zip_longest(train.classes, val.classes)
-    number, (one, other) = next((n, pair) for n, pair in enumerate(pairs) if pair[0] != pair[1])
-    raise UserError(
-        f"class {number} is {one!r} in {train.url} and {other!r} in {val.url}: the labels of data.train and data.val do not mean "
-        f"the same; pack or index one of them again with --classes {train.index_url}/index.json"
-    )
+    if differ := first_difference(train.classes, val.classes):
+        number, one, other = differ
+        raise UserError(
+            f"class {number} is {one} in {train.url} and {other} in {val.url}: the labels of data.train and data.val do not mean "
+            f"the same; pack or index one of them again with --classes {train.index_url}/index.json"
+        )
 
 
 def _facts(dataset: Dataset) -> DataFacts:

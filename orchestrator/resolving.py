@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from data_pipeline.storage import Store
-from orchestrator import left_out
+from orchestrator import classes, left_out
 from orchestrator.data_sets import data_facts
 from orchestrator.errors import SpecError, UserError
 from orchestrator.frozen import Frozen, InitFacts, bind, differences, identity, resources
@@ -90,6 +90,8 @@ def _from_spec(tree: dict[str, Any], store: str | None, name: str | None, rememb
         resumed, kept = left_out.resumed(tree, run.frozen())
         return replace(_resume(run, whole(resumed, base)), kept=tuple(kept))
     data, initial = data_facts(spec), _initial(spec)
+    if initial and initial.facts.head == "keep":
+        classes.check_kept_head(spec, data[0], initial.classes)
     init = initial.facts if initial else None
     frozen = bind(spec, *data, code=code_versions(), init=init)
     return Resolved(run, frozen, new=True, initial=initial)
@@ -153,6 +155,7 @@ def freeze(resolved: Resolved, say: Say, *, submitted: bool, writer: str | None 
             for note in resolved.initial.notes:
                 say(f"note on {resolved.initial.facts.source}: {note}")
             resolved.initial.write(resolved.run.store)
+        classes.keep(resolved.run, resolved.frozen)
         create(
             resolved.run, resolved.frozen, writer or new_writer(), conditional=honours, submitted=submitted
         )

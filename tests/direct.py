@@ -8,8 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator import checkpoints
 from orchestrator.accounts.status import Book
+from orchestrator.checkpoints import keeping
+from orchestrator.checkpoints.keeping import whole_uncommitted
+from orchestrator.checkpoints.manifest import Manifest, load_manifest
 from orchestrator.run_log import RunLog, left_out, live_checkpoints, new_writer
 from orchestrator.run_store import Run, create
 from orchestrator.training.worker import main as worker_main
@@ -64,8 +66,8 @@ class Direct:
         helper.start()
         said = _ends(gang, timeout)
         helper.join(timeout=30)
-        for path in checkpoints.whole_uncommitted(self.run.store, self.log.entries, n):
-            checkpoints.commit(self.run.store, self.log, path)
+        for path in whole_uncommitted(self.run.store, self.log.entries, n):
+            keeping.commit(self.run.store, self.log, path)
         outcome = self.progress(n).get("exit", "failed")
         self.log.append(
             "attempt ended", attempt=n, outcome=outcome, cause="", step=self.progress(n).get("step", 0)
@@ -84,9 +86,9 @@ class Direct:
         """The steps committed, in order."""
         return [entry.facts["step"] for entry in self.log.entries if entry.kind == "checkpoint committed"]
 
-    def newest(self) -> checkpoints.Manifest:
+    def newest(self) -> Manifest:
         """The manifest of the newest checkpoint."""
-        return checkpoints.load_manifest(self.run.store, live_checkpoints(self.log.entries)[-1].facts["path"])
+        return load_manifest(self.run.store, live_checkpoints(self.log.entries)[-1].facts["path"])
 
     def book(self) -> Book:
         return Book(self.run)

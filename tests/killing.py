@@ -19,7 +19,7 @@ from typing import Any
 
 from data_pipeline.storage import Bytes, Store
 from data_pipeline.storage import s3 as storage_s3
-from orchestrator.checkpoints import folder, rank_file, receipt
+from orchestrator.checkpoints.manifest import folder, rank_file, receipt
 from orchestrator.run_log import live_checkpoints
 from orchestrator.run_store import Run
 from orchestrator.training import worker

@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from data_pipeline.storage import Store
-from orchestrator import checkpoints
 from orchestrator.accounts.status import Book
+from orchestrator.checkpoints import reading
+from orchestrator.checkpoints.manifest import load_manifest
 from orchestrator.run_log import Entry, entry_key, live_checkpoints
 from orchestrator.run_store import Run
 from tests.runs import Small
@@ -66,8 +67,8 @@ def check_checkpoints(book: Book) -> None:
     assert folders(book.run.store) == sorted(entry.facts["path"] for entry in live)
     for entry in live:
         path = entry.facts["path"]
-        manifest = checkpoints.load_manifest(book.run.store, path, entry.facts["sha256"])
-        assert checkpoints.verify(book.run.store, path, manifest) == []
+        manifest = load_manifest(book.run.store, path, entry.facts["sha256"])
+        assert reading.verify(book.run.store, path, manifest) == []
         assert [manifest.step, manifest.position] == [entry.facts["step"], entry.facts["position"]]
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -110,3 +111,13 @@ def break_images(url: Path, samples: set[int]) -> set[int]:
     (url / "index.json").unlink()
     build_index(str(url))
     return samples
+
+
+def renamed(url: str, to: Path, classes: Sequence[str] | None) -> str:
+    """A copy at `to` of the data set at `url`, whose classes are called `classes`, or have no names; its url."""
+    from data_pipeline.shards.dataset import build_index
+
+    shutil.copytree(url, to)
+    (to / "index.json").unlink()
+    build_index(str(to), classes=classes)
+    return str(to)

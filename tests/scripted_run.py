@@ -15,9 +15,9 @@ from typing import Any
 import google_crc32c
 import numpy as np
 
-from orchestrator import checkpoints
 from orchestrator.accounts.status import Book
-from orchestrator.checkpoints import KINDS, Manifest, Slice
+from orchestrator.checkpoints import keeping
+from orchestrator.checkpoints.manifest import KINDS, Manifest, Slice, folder
 from orchestrator.digests import slot_digest
 from orchestrator.frozen import DataFacts, Frozen, bind
 from orchestrator.run_log import Entry, RunLog
@@ -139,7 +139,7 @@ class ScriptedRun:
     ) -> str:
         """Rank 0 saves, the driver commits; the checkpoint's path. It holds the weights that pictures show, some with a `change`."""
         self.span(attempt, "save", stall)
-        path, name = checkpoints.folder(step, attempt), "rank-00000.safetensors"
+        path, name = folder(step, attempt), "rank-00000.safetensors"
         weights = {**picture_weights(), **(change or {})}
         slices, data = [], b""
         for param, weight in weights.items():
@@ -153,7 +153,7 @@ class ScriptedRun:
         self.run.store.put(
             f"{path}/manifest.json", Manifest(step, 128 * step, attempt, shapes, files, slices, {}).to_bytes()
         )
-        checkpoints.commit(self.run.store, self.log, path)
+        keeping.commit(self.run.store, self.log, path)
         if delete:
             self.add("checkpoint deleted", path=delete, step=0, why="keep: 2")
         return path

@@ -2,6 +2,6 @@
 
     ceiling: matrix products alone -> rows: one training step each -> best together -> table, JSON after every row
 
-Needs torch, numpy and rich, and this repository on the path; timm's rows need timm. `--tiny` goes the same way on the
+Needs torch, numpy and rich, and this repository on the path; timm's rows need timm, DeepSpeed's need it. `--tiny` goes the same way on the
 CPU with a network of two small blocks: it says nothing about speed, only that the command works.
 """

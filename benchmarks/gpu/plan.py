@@ -13,7 +13,8 @@ from typing import Any, Final
 from mixer_model.config import MixerConfig, config
 
 GROUPS: Final = (
-    "ceiling", "main", "layout", "best", "batches", "compile", "recompute", "eager", "sizes", "profile", "curve",
+    "ceiling", "main", "layout", "best", "batches", "compile", "recompute", "eager", "deepspeed", "sizes",
+    "profile", "curve",
 )  # fmt: skip
 ASKED: Final = ("profile", "curve")
 """Groups that run only when asked for."""
@@ -41,6 +42,8 @@ class Options:
     """Channel mixing in FP8: "no", or which sums may be fast: "forward", "all"."""
     graph: bool = False
     """The whole step, optimizer included, as one CUDA graph."""
+    zero: int = 0
+    """DeepSpeed's stage of ZeRO, through the engine of a run; 0 is a plain loop."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +126,7 @@ RECOMPUTE: Final = {
     "recompute gelu": replace(OURS, recompute="gelu"),
     "recompute block": replace(OURS, recompute="block"),
 }
+DEEPSPEED: Final = {f"DeepSpeed ZeRO {stage}": replace(OURS, zero=stage) for stage in (1, 2, 3)}
 EAGER: Final = {"ours eager": replace(OURS, compiled="no"), "timm eager": replace(TIMM, compiled="no")}
 MAIN: Final = {
     "ours": OURS,
@@ -149,7 +153,14 @@ def rows(group: str, setting: Setting, measured: Mapping[str, Mapping[str, Any]]
             for size, batch in setting.sizes.items()
             for row in _rows(group, _without_whole(MAIN), setting)
         ]
-    named = {"main": MAIN, "layout": LAYOUT, "compile": COMPILE, "recompute": RECOMPUTE, "eager": EAGER}
+    named = {
+        "main": MAIN,
+        "layout": LAYOUT,
+        "compile": COMPILE,
+        "recompute": RECOMPUTE,
+        "eager": EAGER,
+        "deepspeed": DEEPSPEED,
+    }
     return _rows(group, named[group], setting)
 
 

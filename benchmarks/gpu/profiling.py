@@ -39,13 +39,14 @@ INDUCTORS: Final = {"triton_poi": "elementwise", "triton_red": "reduction", "tri
 
 def profiled(row: Row, setting: Setting, device: torch.device) -> dict[str, Any]:
     """The row's step: its milliseconds, the device's, the longest kernels, and the share of each kind."""
-    step, _ = training(row.options, setting.shapes[row.size], row.batch, device).warmed()
-    whole = statistics.median(timed(step, device, setting.seconds / 3))
     activities = [ProfilerActivity.CUDA if device.type == "cuda" else ProfilerActivity.CPU]
-    with profile(activities=activities) as seen:
-        for _ in range(STEPS):
-            step()
-        settle(device)
+    with training(row.options, setting.shapes[row.size], row.batch, device) as made:
+        step, _ = made.warmed()
+        whole = statistics.median(timed(step, device, setting.seconds / 3))
+        with profile(activities=activities) as seen:
+            for _ in range(STEPS):
+                step()
+            settle(device)
     kernels = _kernels(seen, device)
     busy = sum(each["ms"] for each in kernels)
     shares = {

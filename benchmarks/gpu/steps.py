@@ -68,11 +68,12 @@ def _figures(row: Row, setting: Setting, device: torch.device) -> dict[str, Any]
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     began = time.perf_counter()
-    step, losses = training(options, shape, row.batch, device).warmed()
-    ready = time.perf_counter() - began
-    if not all(math.isfinite(loss) for loss in losses):
-        raise FloatingPointError(f"the first losses are {losses}")
-    times = timed(step, device, setting.seconds)
+    with training(options, shape, row.batch, device) as made:
+        step, losses = made.warmed()
+        ready = time.perf_counter() - began
+        if not all(math.isfinite(loss) for loss in losses):
+            raise FloatingPointError(f"the first losses are {losses}")
+        times = timed(step, device, setting.seconds)
     middle = statistics.median(times)
     speed = 1000 * row.batch / middle
     return {

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from benchmarks.gpu.curve import PRECISIONS, verdict
 from benchmarks.gpu.plan import BEST, OURS
-from benchmarks.gpu.results import differs, reference
+from benchmarks.gpu.results import differs, of_plain, reference
 
 WIDTH = 150
 
@@ -77,6 +77,9 @@ def _note(row: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]) -> str:
         if row["label"].startswith(BEST) and value != getattr(OURS, name)
     }
     said = [f"{name} {value}" for name, value in changed.items()]
+    share = of_plain(row, rows)
+    if share is not None:
+        said.append(f"{share:.3f} of ours, a plain loop")
     return ", ".join([*said, *(["LOSS DIFFERS from ours"] if differs(row, rows) else [])])
 
 

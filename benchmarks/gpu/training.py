@@ -1,6 +1,7 @@
 """One training step, ready to be called: forward, loss, backward, AdamW.
 
     training(options, shape, batch) -> Training.step() -> the loss, still on the device
+        optimizer: AdamW on masters, or the engine that a run trains with (zero.py)
 
 Weights, activations and gradients are bf16; AdamW is torch's fused one on fp32 copies of the weights, for all alike, as
 training at scale has it. Weights are drawn the same for every row, the head too: with a head of zeros the gradients
@@ -11,8 +12,8 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any, Final
 
 import torch
@@ -60,6 +61,11 @@ class MasterAdamW:
         mine = [{**group, "params": [of[parameter] for parameter in group["params"]]} for group in groups]
         self.inner = torch.optim.AdamW(mine, lr=rate, fused=True, capturable=captured)
 
+    def take(self, loss: Tensor) -> None:
+        """Backward, and the update."""
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.step()
+
     @torch.no_grad()
     def step(self) -> None:
         """Takes the parameters' gradients, and leaves them none."""
@@ -71,19 +77,18 @@ class MasterAdamW:
 
 
 class Training:
-    """A model, one batch and an optimizer on a device."""
+    """A model, an optimizer and one batch on a device."""
 
-    def __init__(self, model: nn.Module, images: Tensor, targets: Tensor, options: Options) -> None:
-        self.model, self.images, self.targets, self.options = model, images, targets, options
-        self.optimizer = MasterAdamW(model, captured=options.graph and images.is_cuda)
+    def __init__(self, model: Any, optimizer: Any, images: Tensor, targets: Tensor, options: Options) -> None:
+        self.model, self.optimizer = model, optimizer
+        self.images, self.targets, self.options = images, targets, options
 
     def step(self) -> Tensor:
         """The loss before this step."""
         if self.options.compiled == "reduce-overhead":
             torch.compiler.cudagraph_mark_step_begin()
         loss = F.cross_entropy(self.model(self.images).float(), self.targets)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
+        self.optimizer.take(loss)
         return loss.detach()
 
     def warmed(self) -> tuple[Callable[[], Any], list[float]]:
@@ -106,8 +111,9 @@ class Training:
         return replay
 
 
-def training(options: Options, shape: MixerConfig, batch: int, device: torch.device) -> Training:
-    """Raises Missing when timm is asked for and not there."""
+@contextmanager
+def training(options: Options, shape: MixerConfig, batch: int, device: torch.device) -> Iterator[Training]:
+    """Raises Missing when timm or DeepSpeed is asked for and not there."""
     torch.compiler.reset()
     drawing = torch.Generator(device).manual_seed(0)
     model = _theirs(shape, device) if options.whose == "timm" else _ours(shape, device)
@@ -120,7 +126,12 @@ def training(options: Options, shape: MixerConfig, batch: int, device: torch.dev
     images = torch.randn(size, generator=drawing, device=device).to(torch.bfloat16)
     targets = torch.randint(shape.classes, (batch,), generator=drawing, device=device)
     settle(device)
-    return Training(model, images, targets, options)
+    if options.zero:
+        with _zero().under_zero(model, options.zero, batch, device, rate=RATE, decay=DECAY) as engine:
+            yield Training(engine, engine, images, targets, options)
+    else:
+        optimizer = MasterAdamW(model, captured=options.graph and images.is_cuda)
+        yield Training(model, optimizer, images, targets, options)
 
 
 @torch.no_grad()
@@ -162,3 +173,11 @@ def _theirs(shape: MixerConfig, device: torch.device) -> nn.Module:
     except ImportError as error:
         raise Missing(f"timm cannot be imported: {error}") from error
     return made
+
+
+def _zero() -> Any:
+    if importlib.util.find_spec("deepspeed") is None:
+        raise Missing("deepspeed is not installed")
+    from benchmarks.gpu import zero
+
+    return zero

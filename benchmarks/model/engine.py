@@ -40,7 +40,7 @@ def measure(size: str, batch: int, precision: str, rounds: int) -> dict[str, lis
     """CPU seconds of a step, `engine` and `plain`. To be called in a rank of one."""
     from orchestrator.training.engine import Engine, join
 
-    keep_freed_blocks()
+    keep_freed_blocks(large=True)
     model = SIZES.get(size, f"preset: {size}")
     spec, place = parse_spec(SPEC.format(model=model, batch=batch, precision=precision)), join()
     engine = Engine(spec, place)

@@ -72,7 +72,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    keep_freed_blocks()
+    keep_freed_blocks(large=True)
     clock, results = Clock(torch.device("cpu"), 1), dict[str, Any]()
     for size in given.sizes.split(","):
         for precision in given.precisions.split(","):

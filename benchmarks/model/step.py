@@ -112,7 +112,7 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     given = parse()
     torch.set_num_threads(given.threads)
-    keep_freed_blocks()
+    keep_freed_blocks(large=True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     clock, batches = Clock(device, given.threads), BATCHES[device.type]
     results, reached = {}, []

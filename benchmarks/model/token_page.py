@@ -73,8 +73,8 @@ COSTS = """\
 ## What each one costs
 
 Parameters of one token branch, millions of parameters of the whole network, GFLOP of one image forward (matrix products and
-convolutions, one multiply-add being two), and MB of activations kept of one image in bf16; 224 pixels, 1,000 classes. From
-`mixer_model.cost`, which tests hold against the modules, torch's counter and autograd's saved tensors.
+convolutions, one multiply-add being two), and MB of activations kept of one image in bf16, with `train.recompute` `none` / `gelu`;
+224 pixels, 1,000 classes. From `mixer_model.cost`, which tests hold against the modules, torch's counter and autograd's saved tensors.
 
 """
 
@@ -123,7 +123,8 @@ def _costs() -> str:
             whole = cost(preset, classes=1000, mixer=mixer)
             branch = token_cost(config(preset, mixer=mixer))
             row += [f"{branch.params:,}", f"{whole.params / 1e6:.1f}", f"{whole.flops_forward / 1e9:.1f}"]
-            row.append(f"{whole.activation_bytes / 1e6:.0f}")
+            again = cost(preset, classes=1000, mixer=mixer, recompute="gelu")
+            row.append(f"{whole.activation_bytes / 1e6:.0f} / {again.activation_bytes / 1e6:.0f}")
         rows.append(row)
     names = [f"{preset} {what}" for preset in WHOLE for what in ("branch", "M", "GFLOP", "MB")]
     return COSTS + _table(["`mixer`", *names], rows)

@@ -54,7 +54,7 @@ sys.stdin.read()
 def save(preset: str, folder: str) -> str:
     """On each of two ranks: save both ways; where ours lies."""
     from data_pipeline.storage import open_store
-    from orchestrator.checkpoints import folder as checkpoint_folder
+    from orchestrator.checkpoints.manifest import folder as checkpoint_folder
     from orchestrator.near.client import Near
     from orchestrator.training.events import Events
     from orchestrator.training.snapshot import Saver

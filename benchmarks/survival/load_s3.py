@@ -20,7 +20,7 @@ import numpy as np
 
 from benchmarks import report
 from benchmarks.survival.states import alone, make_engine
-from orchestrator.checkpoints import RANGE_BYTES, READERS
+from orchestrator.checkpoints.reading import RANGE_BYTES, READERS
 from tests import ceph
 from tests.chaos.environment import environment
 from tests.chaos.scene import make_bucket
@@ -32,7 +32,7 @@ OURS, FETCH = "restore", "plain fetch"
 def save(preset: str, url: str) -> str:
     """On each of two ranks: save; where it lies."""
     from data_pipeline.storage import open_store
-    from orchestrator.checkpoints import folder as checkpoint_folder
+    from orchestrator.checkpoints.manifest import folder as checkpoint_folder
     from orchestrator.training.events import Events
     from orchestrator.training.snapshot import Saver
 

@@ -20,7 +20,8 @@ SHOWN = 40  # characters of a name that is too long
 
 
 def read_classes(url: str) -> list[str]:
-    """Names of classes in the order of their numbers: the lines of a text file, or those in a data set's index.json. Raises BadDataset."""
+    """Names of classes in the order of their numbers: the lines of a text file, or those in a data set's index.json, or in the JSON
+    beside weights (`label_names`). Raises BadDataset."""
     names = _of_index(url) if url.endswith(".json") else _of_lines(url)
     twice = next((name for name, count in Counter(names).items() if count > 1), None)
     if not names or twice is not None:
@@ -43,8 +44,9 @@ def _of_lines(url: str) -> list[str]:
 
 def _of_index(url: str) -> list[str]:
     try:
-        names = json.loads(read_text(url))["classes"]
-    except (ValueError, KeyError, TypeError):
+        tree = json.loads(read_text(url))
+        names = tree.get("classes", tree.get("label_names"))
+    except (ValueError, AttributeError):
         names = None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise BadDataset(

@@ -16,12 +16,13 @@ from __future__ import annotations
 from .checks import check_state
 from .errors import WeightsError
 from .google import export_google, from_google, to_google
-from .ours import CONFIG_KEY, export_safetensors, sidecar
+from .ours import CONFIG_KEY, LABELS_KEY, export_safetensors, sidecar
 from .reading import Found, load, read
 from .timm import export_timm, timm_architecture, timm_arguments, to_timm
 
 __all__ = [
     "CONFIG_KEY",
+    "LABELS_KEY",
     "Found",
     "WeightsError",
     "check_state",

@@ -87,8 +87,10 @@ def read_npz(path: Path) -> tuple[dict[str, Tensor], list[str]]:
         raise WeightsError(f"{path}: {error}") from error
 
 
-def export_google(state: Mapping[str, Tensor], path: Path, config: MixerConfig) -> None:
-    """Writes `state` as Google's `.npz`, in fp32, and its config beside it, since the layout cannot say the activation.
+def export_google(
+    state: Mapping[str, Tensor], path: Path, config: MixerConfig, beside: Mapping[str, Any] | None = None
+) -> None:
+    """Writes `state` as Google's `.npz`, in fp32, and its config beside it, since the layout cannot say the activation; `beside` too.
 
     WeightsError when it does not fit, is not finite, or when Google's code has no such Mixer.
     """
@@ -96,7 +98,7 @@ def export_google(state: Mapping[str, Tensor], path: Path, config: MixerConfig) 
     check_state(state, config)
     check_values(state)
     tree = {name: value.float().contiguous().numpy() for name, value in to_google(plain(state)).items()}
-    write_whole(sidecar(path), config_text(config).encode())
+    write_whole(sidecar(path), config_text(config, beside).encode())
     with written(path) as part, part.open("wb") as file:
         np.savez(file, **tree)  # type: ignore[arg-type]  # numpy's stub wants to know the keyword allow_pickle
 

@@ -24,6 +24,8 @@ from .errors import WeightsError
 from .files import write_whole, written
 
 CONFIG_KEY: Final = "mixer_config"
+LABELS_KEY: Final = "label_names"
+"""In the JSON, where the classes have names: those of the head's outputs, in order. The key is the one in timm's configs."""
 _NAMES: Final = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 """The format's names of precisions, in the order in which the library writes them."""
 _ORDER: Final = tuple(_NAMES)

@@ -23,7 +23,7 @@ from .checks import check_state, check_values
 from .errors import WeightsError
 from .google import read_npz, to_google
 from .kinds import kind_of
-from .ours import CONFIG, CONFIG_KEY, WEIGHTS, parsed, read_safetensors, sidecar
+from .ours import CONFIG, CONFIG_KEY, LABELS_KEY, WEIGHTS, parsed, read_safetensors, sidecar
 from .shapes import shape_of
 from .timm import activation_of, bare, read_torch
 
@@ -46,6 +46,8 @@ class Found:
     """Which kind of file, in words."""
     notes: tuple[str, ...] = ()
     """What was assumed, left out or is known to go wrong with such files; a sentence each."""
+    labels: tuple[str, ...] | None = None
+    """What the head's outputs are called, in order, where a JSON of ours beside the file says so."""
 
 
 def load(
@@ -81,7 +83,8 @@ def read(path: str | os.PathLike[str], *, activation: str | None = None) -> Foun
     layout = OURS if stated and kind == "safetensors" else LAYOUTS[kind]
     shape, said = _config_of(path, state, kind, stated, beside, activation)
     _check(path, state, shape, google=kind == "npz")
-    return Found(shape, state, layout, (*notes, *said, *_traps(path, shape, beside, stated is not None)))
+    notes += [*said, *_traps(path, shape, beside, stated is not None)]
+    return Found(shape, state, layout, tuple(notes), _labels(path, shape, beside))
 
 
 def _config_of(
@@ -111,6 +114,20 @@ def _config_of(
         else "what timm computes; if they were converted from Google's, gelu_tanh is what was meant"
     )
     return shape, [f"the file does not say its activation; taken is {shape.activation} ({why})"]
+
+
+def _labels(path: Path, shape: MixerConfig, beside: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """The names that a JSON of ours has for the outputs. WeightsError where they are none."""
+    labels = beside.get(LABELS_KEY) if CONFIG_KEY in beside else None
+    if labels is None:
+        return None
+    listed = isinstance(labels, list) and all(isinstance(name, str) for name in labels)
+    if not listed or len(labels) > shape.classes:
+        raise WeightsError(
+            f"the JSON beside {path} has {LABELS_KEY} that are not a name for each of {shape.classes} classes; write the file again, "
+            "or take them out"
+        )
+    return tuple(labels)
 
 
 def _stated(path: Path, inside: MixerConfig | None, beside: Mapping[str, Any]) -> MixerConfig | None:

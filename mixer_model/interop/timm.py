@@ -85,16 +85,21 @@ def timm_architecture(config: MixerConfig) -> str | None:
     return None
 
 
-def export_timm(state: Mapping[str, Tensor], path: Path, config: MixerConfig) -> Path:
-    """Writes a folder for `timm.create_model("local-dir:...")`, or a `.safetensors`, `.pth` or `.bin`, by the suffix; what was written."""
-    whole = to_timm(state, config)
+def export_timm(
+    state: Mapping[str, Tensor], path: Path, config: MixerConfig, beside: Mapping[str, Any] | None = None
+) -> Path:
+    """Writes a folder for `timm.create_model("local-dir:...")`, or a `.safetensors`, `.pth` or `.bin`, by the suffix; what was written.
+
+    `beside` is said in the JSON too.
+    """
+    whole, said = to_timm(state, config), {**_described(config), **(beside or {})}
     if path.suffix in (".pth", ".bin", ".pt"):
-        write_whole(sidecar(path), config_text(config, _described(config)).encode())
+        write_whole(sidecar(path), config_text(config, said).encode())
         with written(path) as part:
             torch.save(whole, part)
         return path
     file = path if path.suffix == ".safetensors" else path / WEIGHTS
-    export_safetensors(whole, file, config, _described(config))
+    export_safetensors(whole, file, config, said)
     return path
 
 

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from ..config import MixerConfig
-from ..layers import Gelu
+from ..layers import Gelu, Recomputes
 from .branch import Branch, to_grid
 
 
-class AxialMlp(Branch):
+class AxialMlp(Branch, Recomputes):
     """Z = GELU(X), Y = [Z, A Z along the columns, B Z along the rows] F: [B,S,C] -> [B,S,C].
 
     A [H,H] and B [W,W] with biases, shared by all channels and by all columns or rows; F [3C,C] without bias. In the source the network
@@ -27,7 +27,11 @@ class AxialMlp(Branch):
         self.fuse = nn.Linear(3 * config.dim, config.dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        z = self.act(to_grid(x, self.side))
+        return self.again(self._mixed, to_grid(x, self.side))
+
+    def _mixed(self, grid: Tensor) -> Tensor:
+        """All of it in one, so that the gradients of Z's three uses are summed before the GELU's, as where nothing is recomputed."""
+        z = self.act(grid)
         down = self.down(z.transpose(1, 3)).transpose(1, 3)
         across = self.across(z.transpose(2, 3)).transpose(2, 3)
         out: Tensor = self.fuse(torch.cat([z, down, across], dim=-1)).flatten(1, 2)

@@ -34,7 +34,8 @@ def pack(
         str | None,
         typer.Option(
             metavar="FILE",
-            help="names of the classes, one a line, in the order of their numbers; or the index.json of a packed set",
+            help="names of the classes, one a line, in the order of their numbers; or the index.json of a packed set, or the JSON beside "
+            "weights",
         ),
     ] = None,
     val_share: Annotated[
@@ -226,7 +227,8 @@ def _is_run(url: str) -> bool:
 
 def _verify_run(url: str) -> list[str]:
     from data_pipeline.errors import StoreError
-    from orchestrator import checkpoints
+    from orchestrator.checkpoints import reading
+    from orchestrator.checkpoints.manifest import load_manifest
     from orchestrator.run_log import live_checkpoints
     from orchestrator.stores import find_run
 
@@ -236,8 +238,8 @@ def _verify_run(url: str) -> list[str]:
     places += [(entry.facts["path"], entry.facts["sha256"]) for entry in live_checkpoints(run.log().entries)]
     for path, sha256 in places:
         try:
-            manifest = checkpoints.load_manifest(run.store, path, sha256)
-            problems += checkpoints.verify(run.store, path, manifest)
+            manifest = load_manifest(run.store, path, sha256)
+            problems += reading.verify(run.store, path, manifest)
         except (MixerError, StoreError) as error:
             problems.append(str(error))
     return problems

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from data_pipeline.storage import StoreError
-from orchestrator import checkpoints
+from orchestrator.checkpoints import keeping
+from orchestrator.checkpoints.keeping import collect_orphans, whole_uncommitted
 from orchestrator.errors import DamagedCheckpoint
 from orchestrator.frozen import Frozen
 from orchestrator.leading.policy import Observed
@@ -101,9 +102,9 @@ class Lead:
     def commit(self, began: Entry) -> list[Entry]:
         """Make real what the attempt has saved whole; then drop what is older than `checkpoint.keep`, and what no attempt completed."""
         store, made = self.run.store, list[Entry]()
-        for path in checkpoints.whole_uncommitted(store, self.log.entries, began.n):
+        for path in whole_uncommitted(store, self.log.entries, began.n):
             try:
-                entry = checkpoints.commit(store, self.log, path)
+                entry = keeping.commit(store, self.log, path)
             except DamagedCheckpoint as error:
                 self.log.append("checkpoint damaged", path=path, why=str(error))
                 continue
@@ -115,8 +116,8 @@ class Lead:
     def _tidy(self, began: Entry) -> None:
         """What the store does not take now, the next commit tries again."""
         with suppress(StoreError):
-            checkpoints.prune(self.run.store, self.log, self.frozen.spec.checkpoint.keep)
-            checkpoints.collect_orphans(self.run.store, self.log.entries, below=began.n)
+            keeping.prune(self.run.store, self.log, self.frozen.spec.checkpoint.keep)
+            collect_orphans(self.run.store, self.log.entries, below=began.n)
 
     def compile_cache(self) -> dict[str, Any] | None:
         """What an attempt is offered of what earlier ones compiled."""

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from orchestrator import checkpoints
+from orchestrator.checkpoints.keeping import collect_orphans, collect_starts
 from orchestrator.errors import DONE, RESUMABLE
 from orchestrator.frozen import Frozen
 from orchestrator.leading import endings
@@ -135,8 +135,8 @@ class Supervisor:
         self._growing.withdraw()
         if not isinstance(decision, GiveUp):
             entries = lead.log.entries
-            checkpoints.collect_orphans(lead.run.store, entries, below=len(entries))
-            checkpoints.collect_starts(lead.run.store, lead.frozen.init.path if lead.frozen.init else None)
+            collect_orphans(lead.run.store, entries, below=len(entries))
+            collect_starts(lead.run.store, lead.frozen.init.path if lead.frozen.init else None)
         match decision:
             case Done():
                 if lead.log.last("finished") is None:

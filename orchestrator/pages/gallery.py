@@ -16,8 +16,10 @@ import numpy as np
 
 from data_pipeline.storage import StoreError
 from mixer_model.config import MixerConfig, config
-from orchestrator import checkpoints
 from orchestrator.accounts.status import Book
+from orchestrator.checkpoints import reading
+from orchestrator.checkpoints.manifest import load_manifest
+from orchestrator.checkpoints.reading import Want
 from orchestrator.errors import MixerError, UserError
 from orchestrator.pages.headline import model_name
 from orchestrator.pages.page import Html, section, tag
@@ -55,10 +57,10 @@ def gallery(book: Book, most: int | None = None) -> Gallery:
         raise UserError(f"{name} has no committed checkpoint yet; `mixer logs {name}` shows what it does")
     shape = _shape(book)
     path = saved[-1].facts["path"]
-    manifest = checkpoints.load_manifest(book.run.store, path, saved[-1].facts["sha256"])
+    manifest = load_manifest(book.run.store, path, saved[-1].facts["sha256"])
     held = {name: np.empty(manifest.params[name], np.float32) for name in wanted(shape, manifest.params)}
-    wants = [checkpoints.Want(name, "weight", 0, values.size) for name, values in held.items()]
-    checkpoints.fill(book.run.store, path, manifest, wants, [values.reshape(-1) for values in held.values()])
+    wants = [Want(name, "weight", 0, values.size) for name, values in held.items()]
+    reading.fill(book.run.store, path, manifest, wants, [values.reshape(-1) for values in held.values()])
     tokens, stem = panels(held, shape, most)
     return Gallery(manifest.step, tokens, stem, "" if tokens else _missing(shape))
 

@@ -25,7 +25,7 @@ from mixer_model.losses import LOSSES, mixed, training_loss
 from mixer_model.mixer import Block, Mixer, to_input
 from mixer_model.param_groups import param_groups
 from orchestrator.errors import UserError
-from orchestrator.spec import Spec
+from orchestrator.spec import Spec, Train
 from orchestrator.training import blocks, fragments
 from orchestrator.training.pulse import Pulse
 
@@ -67,6 +67,13 @@ def join(*, gpus: int = 0, timeout_s: float = 1800.0) -> Place:
         dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
     deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
     return Place(dist.get_rank(), dist.get_world_size(), device)
+
+
+def leave() -> None:
+    """Leave the process group, and with it the groups that DeepSpeed made in it: this process may join another."""
+    import deepspeed.comm
+
+    deepspeed.comm.destroy_process_group()
 
 
 _PEAK_FLOPS = {
@@ -126,31 +133,13 @@ class Engine:
         self.plain_losses = LOSSES[spec.model.loss]  # for evaluation
         model = build_model(spec)
         self.shapes = {name: list(param.shape) for name, param in model.named_parameters()}
-        self.engine = self._initialize(model)
+        blocks.prepare(model, spec.train)
+        self.engine = under_zero(model, spec.train, self.rounds, place.device)
         fragments.create_state(self.engine)
         self.kinds = fragments.kinds(self.engine)
         self.fresh = True  # until the first micro-batch, which compiles
         self.pulse = Pulse()
         self.forward_s = 0.0  # in forward passes so far: the part of a step in which no rank waits for another (but in stage 3)
-
-    def _initialize(self, model: Mixer) -> Any:
-        train = self.spec.train
-        deepspeed = _deepspeed(self.place.device)
-        if train.zero == 3:
-            from deepspeed.utils import set_z3_leaf_modules
-
-            set_z3_leaf_modules(model, [Block])
-        blocks.prepare(model, train)
-        groups = param_groups(model, train.optimizer.weight_decay)
-        optimizer = OPTIMIZERS[train.optimizer.name](groups, **train.optimizer.arguments(), fused=True)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            engine, *_ = deepspeed.initialize(
-                model=model,
-                optimizer=optimizer,
-                config=zero_config(self.spec, self.rounds, self.place.device.type),
-            )
-        return engine
 
     # -- a step ---------------------------------------------------------------------------------------------------------
     def forward_backward(
@@ -261,13 +250,29 @@ class Engine:
         fragments.publish_masters(self.engine)
 
 
-def zero_config(spec: Spec, rounds: int, device: str) -> dict[str, Any]:
-    """DeepSpeed's configuration for `spec` with `rounds` micro-batches per worker and step.
+def under_zero(model: Mixer, train: Train, rounds: int, device: torch.device) -> Any:
+    """DeepSpeed's engine of `model`, whose blocks are prepared, with the optimizer of `train`. The process group has been joined."""
+    deepspeed = _deepspeed(device)
+    if train.zero == 3:
+        from deepspeed.utils import set_z3_leaf_modules
+
+        set_z3_leaf_modules(model, [Block])
+    groups = param_groups(model, train.optimizer.weight_decay)
+    optimizer = OPTIMIZERS[train.optimizer.name](groups, **train.optimizer.arguments(), fused=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        engine, *_ = deepspeed.initialize(
+            model=model, optimizer=optimizer, config=zero_config(train, rounds, device.type)
+        )
+    return engine
+
+
+def zero_config(train: Train, rounds: int, device: str) -> dict[str, Any]:
+    """DeepSpeed's configuration for `train` with `rounds` micro-batches per worker and step.
 
     memory_efficient_linear is off where blocks are compiled: the compiled graph releases gathered weights by itself, and the
     custom linear would break it. Reduction of bf16 gradients is in fp32: in bf16 the rounding of the sum shows.
     """
-    train = spec.train
     zero: dict[str, Any] = {"stage": train.zero, "overlap_comm": device == "cuda"}
     if train.zero in (1, 2):  # "scatter" there is an all-reduce too, of a copy that is copied back
         zero["reduce_scatter"] = False

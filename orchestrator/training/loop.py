@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from data_pipeline.allocator import give_back_freed
 from data_pipeline.loading.loader import Batch, Loader
 from data_pipeline.storage import StoreError
 from orchestrator.digests import slot_digest
@@ -207,6 +208,8 @@ def save(task: Task) -> None:
         task.saver.save(task.engine.owned(), step=task.step, position=task.position, state=_state(task))
         if not task.frozen.spec.checkpoint.async_:
             task.saver.wait()
+        if task.engine.place.device.type == "cpu":  # where large blocks are kept too (worker.py)
+            give_back_freed()
     task.clock.saved(time.monotonic() - began)
 
 

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 import torch
 
 from data_pipeline.storage import Store
-from orchestrator import checkpoints
-from orchestrator.checkpoints import Float32, Manifest, Want
+from orchestrator.checkpoints import reading
+from orchestrator.checkpoints.manifest import Float32, Manifest, load_manifest
+from orchestrator.checkpoints.reading import Want
 from orchestrator.errors import DamagedCheckpoint, UserError
 from orchestrator.frozen import InitFacts
 from orchestrator.near.client import Near, Source
@@ -45,7 +46,7 @@ def begin_from(engine: Engine, store: Store, init: InitFacts) -> dict[str, int]:
 def _load(
     engine: Engine, store: Store, path: str, sha256: str | None, near: Near, kinds: Sequence[str]
 ) -> tuple[Manifest, dict[str, int]]:
-    manifest = checkpoints.load_manifest(store, path, sha256)
+    manifest = load_manifest(store, path, sha256)
     if manifest.params != engine.shapes:
         raise UserError(
             f"{path}: its parameters are not those of this model; use the version of mixer that began the run"
@@ -65,10 +66,10 @@ def _load(
 def _fill(store: Source, path: str, manifest: Manifest, wants: list[Want], views: list[torch.Tensor]) -> None:
     """Read `wants` into `views`: straight into host memory, by way of it to a device."""
     if all(view.device.type == "cpu" for view in views):
-        checkpoints.fill(store, path, manifest, wants, [view.numpy() for view in views])
+        reading.fill(store, path, manifest, wants, [view.numpy() for view in views])
         return
 
     def sink(number: int, at: int, values: Float32) -> None:
         views[number][at : at + len(values)].copy_(torch.from_numpy(values))
 
-    checkpoints.read(store, path, manifest, wants, sink)
+    reading.read(store, path, manifest, wants, sink)

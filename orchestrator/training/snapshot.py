@@ -4,7 +4,7 @@ save(): copy into the one buffer that all saves share (the only part a step wait
 streamed from the buffer with checksums made on the way -> this rank's events -> this rank's receipt; rank 0 then waits for all
 receipts and writes the manifest. What was written the node's memory gets too (orchestrator/near). A save that finds the one before
 it still on its way waits for it, and notes "save waited": the buffer is one. No collective here: ranks meet in the bucket. The
-driver's log entry makes the checkpoint real (orchestrator/checkpoints.py).
+driver's log entry makes the checkpoint real (orchestrator/checkpoints).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import google_crc32c
 
 from data_pipeline.storage import Bytes, Store, StoreError
 from orchestrator import tensor_file
-from orchestrator.checkpoints import KINDS, Manifest, Slice, folder, rank_file, receipt
+from orchestrator.checkpoints.manifest import KINDS, Manifest, Slice, folder, rank_file, receipt
 from orchestrator.errors import MixerError
 from orchestrator.near.client import Near
 from orchestrator.redact import redact

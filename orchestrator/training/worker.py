@@ -122,7 +122,7 @@ def _work(
     batch = spec.train.global_batch
     left_out = batches_to_skip(config.get("left_out", ()), state.get("skipped", ()), position, batch)
     pulse.mark("data", step)
-    keep_freed_blocks()
+    keep_freed_blocks(large=place.device.type == "cpu")  # a GPU's activations are not in this memory
     with events.span("data"):
         dataset = open_dataset(spec.data.train, frozen.train)
         val = open_dataset(spec.data.val, frozen.val) if spec.data.val and frozen.val else None

@@ -18,7 +18,7 @@ from data_pipeline.storage import NotFound, Store, open_store
 from mixer_model import cost
 from mixer_model.config import preset_of
 from mixer_model.interop import WeightsError, read
-from mixer_model.interop.ours import CONFIG, WEIGHTS, config_text, packed, sidecar
+from mixer_model.interop.ours import CONFIG, LABELS_KEY, WEIGHTS, config_text, packed, sidecar
 from mixer_model.interop.reading import Found
 from orchestrator.errors import UserError
 from orchestrator.stores import default_store
@@ -44,12 +44,13 @@ def import_weights(
     found, origin = _read(source, activation)
     data = packed({key: value.float() for key, value in found.state.items()}, found.config)
     facts = _facts(source, found, data)
-    beside = {"sha256": facts["sha256"], "from": {**origin, "layout": found.layout, "notes": facts["notes"]}}
-    text = config_text(found.config, beside).encode()
+    labels = {LABELS_KEY: list(found.labels)} if found.labels else {}
+    told = {"sha256": facts["sha256"], "from": {**origin, "layout": found.layout, "notes": facts["notes"]}}
+    text = config_text(found.config, {**labels, **told}).encode()
     url = (
         _to_file(out, text, data)
         if out
-        else _to_store(f"{absolute(default_store(store))}/weights/{wanted}", text, data, facts)
+        else _to_store(f"{absolute(default_store(store))}/weights/{wanted}", text, data, facts["sha256"])
     )
     return {
         **facts,
@@ -93,14 +94,20 @@ def _to_file(out: Path, text: bytes, data: bytes) -> str:
     return str(path.absolute())
 
 
-def _to_store(url: str, text: bytes, data: bytes, facts: dict[str, Any]) -> str:
+def _to_store(url: str, text: bytes, data: bytes, sha256: str) -> str:
     store = open_store(url)
-    if not store.put_if_absent(WEIGHTS, data) and _digest(store, len(data)) != facts["sha256"]:
+    if not store.put_if_absent(WEIGHTS, data) and _digest(store, len(data)) != sha256:
         raise UserError(
             f"other weights are at {url} already, and runs may start from them; give these another --name"
         )
-    if _said(store) != facts["sha256"]:  # nothing, or what an import left that was killed before its weights
+    labels, before = json.loads(text).get(LABELS_KEY), _said(store)
+    # Nothing is there, or what an import left that was killed before its weights, or one without names.
+    if before.get("sha256") != sha256 or (labels and LABELS_KEY not in before):
         store.put(CONFIG, text)
+    elif labels and before[LABELS_KEY] != labels:
+        raise UserError(
+            f"the same weights are at {url} already, with other names of classes ({LABELS_KEY} in {CONFIG}); give these another --name"
+        )
     return f"{url}/{WEIGHTS}"
 
 
@@ -115,13 +122,13 @@ def _digest(store: Store, size: int) -> str | None:
     return digest.hexdigest()
 
 
-def _said(store: Store) -> str | None:
-    """The SHA-256 that config.json tells, where one is there."""
+def _said(store: Store) -> dict[str, Any]:
+    """What config.json tells, where one is there."""
     try:
-        said: str | None = json.loads(store.get(CONFIG)).get("sha256")
-    except (NotFound, ValueError, AttributeError):
-        return None
-    return said
+        said = json.loads(store.get(CONFIG))
+    except (NotFound, ValueError):
+        return {}
+    return said if isinstance(said, dict) else {}
 
 
 def _facts(source: str, found: Found, data: bytes) -> dict[str, Any]:

@@ -24,12 +24,14 @@ from data_pipeline.storage import Store, StoreError
 from mixer_model import interop, resize
 from mixer_model.config import ConfigError, MixerConfig
 from mixer_model.config import config as mixer_config
-from orchestrator import checkpoints, tensor_file
-from orchestrator.checkpoints import Float32, Manifest, Slice
+from orchestrator import tensor_file
+from orchestrator.checkpoints.manifest import Float32, Manifest, Slice, load_manifest
+from orchestrator.checkpoints.reading import read_weights
+from orchestrator.classes import Named, of_run
 from orchestrator.errors import MixerError, UserError
 from orchestrator.frozen import InitFacts
 from orchestrator.run_log import live_checkpoints
-from orchestrator.run_store import Run, likest, list_runs
+from orchestrator.run_store import Run, effective, likest, list_runs
 from orchestrator.spec import Model, Spec
 from orchestrator.urls import IMPORTED, is_file
 from orchestrator.weights.fetched import at_hand
@@ -47,6 +49,7 @@ class Found:
     state: dict[str, Tensor]
     step: int | None = None
     notes: tuple[str, ...] = ()  # what was assumed of a file, or is known to go wrong with such ones
+    classes: Named | None = None  # what the outputs are called
 
 
 class Initial:
@@ -56,6 +59,7 @@ class Initial:
         target = mixer_config(model.preset, **model.overrides())
         wanted = resize.plan(found.shape, target, model.head)
         self.notes = (*found.notes, *_idle(model, wanted.head))
+        self.classes = found.classes
         state = resize.fit(found.state, found.shape, target, head=model.head, head_bias=model.first_bias)
         self._arrays = {name: _float32(name, value) for name, value in sorted(state.items())}
         self._header, offsets = tensor_file.header(
@@ -143,14 +147,17 @@ def _of_run(url: str) -> Found:
             f"no run is there; the store has {likest(run.name, list_runs(url.rsplit('/runs/', 1)[0]))}. Give the name of one, "
             "<store>/runs/<name>, or a file (.safetensors, .npz, .pth)"
         )
-    saved = live_checkpoints(run.log().entries)
+    entries = run.log().entries
+    saved = live_checkpoints(entries)
     if not saved:
         raise UserError("the run has no committed checkpoint yet; wait for its first one")
-    path, model = saved[-1].facts["path"], run.frozen().spec.model
-    manifest = checkpoints.load_manifest(run.store, path, saved[-1].facts["sha256"])
-    whole = checkpoints.read_weights(run.store, path, manifest)
+    path, frozen = saved[-1].facts["path"], effective(run.frozen(), entries)
+    manifest = load_manifest(run.store, path, saved[-1].facts["sha256"])
+    whole = read_weights(run.store, path, manifest)
     state = {name: torch.from_numpy(values) for name, values in whole.items()}
-    return Found(mixer_config(model.preset, **model.overrides()), state, manifest.step)
+    model = frozen.spec.model
+    shape = mixer_config(model.preset, **model.overrides())
+    return Found(shape, state, manifest.step, classes=of_run(run, frozen))
 
 
 def _of_file(url: str) -> Found:
@@ -161,7 +168,10 @@ def _of_file(url: str) -> Found:
         raise UserError("no file is there; it is to be a .safetensors, .npz or .pth") from error
     except OSError as error:
         raise UserError(f"it cannot be read: {error.strerror or error}") from error
-    return Found(read.config, read.state, notes=read.notes)
+    folder, slash, name = url.rpartition("/")
+    beside = f"{folder}{slash}{interop.sidecar(Path(name)).name}"
+    classes = Named(read.labels, beside) if read.labels else None
+    return Found(read.config, read.state, notes=read.notes, classes=classes)
 
 
 def _read(path: Path) -> interop.Found:

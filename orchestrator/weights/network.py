@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, get_args
 
 import torch
 
-from data_pipeline.errors import DataError
 from data_pipeline.pixels.augment import EvalCrop
 from data_pipeline.shards.dataset import Dataset
 from mixer_model import interop
 from mixer_model.config import MixerConfig
 from mixer_model.losses import LOSSES
 from mixer_model.mixer import Mixer, to_input
-from orchestrator import checkpoints
-from orchestrator.data_sets import check_classes
+from orchestrator.checkpoints.manifest import load_manifest
+from orchestrator.checkpoints.reading import read_weights
+from orchestrator.classes import check_evaluated, of_run
 from orchestrator.errors import UserError
 from orchestrator.frozen import DataFacts, Frozen
 from orchestrator.run_log import live_checkpoints
 from orchestrator.run_store import Run, effective
-from orchestrator.spec import Spec
 from orchestrator.training.data import evaluation_batches, open_dataset
 from orchestrator.training.engine import Place, build_model
 from orchestrator.training.evaluate import NOTHING, added, facts, scores
@@ -46,9 +44,9 @@ def load_network(run: Run) -> tuple[Mixer, Frozen, int]:
         )
     newest, frozen = saved[-1], effective(run.frozen(), entries)
     path = newest.facts["path"]
-    manifest = checkpoints.load_manifest(run.store, path, newest.facts["sha256"])
+    manifest = load_manifest(run.store, path, newest.facts["sha256"])
     model = build_model(frozen.spec)
-    whole = checkpoints.read_weights(run.store, path, manifest)
+    whole = read_weights(run.store, path, manifest)
     model.load_state_dict({name: torch.from_numpy(values) for name, values in whole.items()}, strict=True)
     return model.eval(), frozen, manifest.step
 
@@ -62,7 +60,7 @@ def evaluate_run(
     `crop` is another of `data.eval_crop`, `data` another set of the same classes. `tell` hears of samples (done, all).
     """
     model, frozen, step = load_network(run)
-    frozen = evaluated_as(frozen, crop, data)
+    frozen = evaluated_as(run, frozen, crop, data)
     spec, place, val = frozen.spec, here(), frozen.spec.data.val
     if val is None or frozen.val is None:
         raise UserError(f"{run.name} has no data.val; give --data URL, or start it with --set data.val=...")
@@ -76,7 +74,7 @@ def evaluate_run(
     return {**seen, **facts(sums, spec.model.classes)}
 
 
-def evaluated_as(frozen: Frozen, crop: str | None, data: str | None) -> Frozen:
+def evaluated_as(run: Run, frozen: Frozen, crop: str | None, data: str | None) -> Frozen:
     """The run with another evaluation crop or another validation set. UserError for one that does not fit."""
     crops = get_args(EvalCrop)
     if crop is not None and crop not in crops:
@@ -84,20 +82,18 @@ def evaluated_as(frozen: Frozen, crop: str | None, data: str | None) -> Frozen:
     changed = {"eval_crop": crop, "val": absolute(data) if data else None}
     section = frozen.spec.data.model_copy(update={key: value for key, value in changed.items() if value})
     spec = frozen.spec.model_copy(update={"data": section})
-    val = _facts_of(spec.data.val, spec) if data and spec.data.val else frozen.val
+    val = _facts_of(spec.data.val, run, frozen) if data and spec.data.val else frozen.val
     return replace(frozen, spec=spec, val=val)
 
 
-def _facts_of(url: str, spec: Spec) -> DataFacts:
+def _facts_of(url: str, run: Run, frozen: Frozen) -> DataFacts:
     """The facts of a set to evaluate on. UserError for labels that the network has no output for, or that mean other classes."""
-    val = Dataset.open(url)
-    if val.max_label >= spec.model.classes:
+    val, classes = Dataset.open(url), frozen.spec.model.classes
+    if val.max_label >= classes:
         raise UserError(
-            f"data at {url} has label {val.max_label}; the run has {spec.model.classes} classes, and labels begin with 0"
+            f"data at {url} has label {val.max_label}; the run has {classes} classes, and labels begin with 0"
         )
-    with suppress(DataError):  # the training set may be gone; then there are no names to compare
-        train = Dataset.open(spec.data.train)
-        check_classes(train, val)
+    check_evaluated(run, frozen, url, val.classes)
     return DataFacts(val.samples, val.mean_bytes, val.digest)
 
 
@@ -109,8 +105,8 @@ def here() -> Place:
 def export_run(run: Run, path: Path) -> Path:
     """Write the newest weights to `path` as safetensors with timm's parameter names."""
     free_beside(path)
-    model, _, _ = load_network(run)
-    interop.export_safetensors(model.state_dict(), path, model.config)
+    model, frozen, _ = load_network(run)
+    interop.export_safetensors(model.state_dict(), path, model.config, _labels(run, frozen))
     return path
 
 
@@ -124,9 +120,9 @@ def export_as(run: Run, path: Path | None, form: str) -> dict[str, Any]:
         target = target / f"{run.name}{SUFFIXES[form]}"
     _check_suffix(target, form)
     beside = _beside(target, form)
-    model, _, step = load_network(run)
+    model, frozen, step = load_network(run)
     try:
-        notes = _write(model, target, form)
+        notes = _write(model, target, form, _labels(run, frozen))
     except interop.WeightsError as error:
         raise UserError(f"{run.name} cannot be written as {form}: {error}") from error
     return {
@@ -163,8 +159,8 @@ def _beside(target: Path, form: str) -> Path | None:
     return free_beside(target if a_file else target / IMPORTED)
 
 
-def _write(model: Mixer, path: Path, form: str) -> list[str]:
-    """What there is to be said of the file."""
+def _write(model: Mixer, path: Path, form: str, said: dict[str, list[str]]) -> list[str]:
+    """What there is to be said of the file. `said` goes into the JSON beside it."""
     state, shape = model.state_dict(), model.config
     if form == "onnx":
         from mixer_model.interop.onnx import export_onnx
@@ -173,17 +169,23 @@ def _write(model: Mixer, path: Path, form: str) -> list[str]:
             f"checked with onnxruntime: logits differ from torch's by at most {export_onnx(state, path, shape):.1e} of the largest"
         ]
     if form == "npz":
-        interop.export_google(state, path, shape)
+        interop.export_google(state, path, shape, said)
         return (
             []
             if shape.activation == "gelu_tanh"
             else ["JAX's code computes GELU by tanh; this network was trained with erf's"]
         )
     if form == "timm":
-        interop.export_timm(state, path, shape)
+        interop.export_timm(state, path, shape, said)
         return _how_timm_loads(path, shape)
-    interop.export_safetensors(state, path, shape)
+    interop.export_safetensors(state, path, shape, said)
     return []
+
+
+def _labels(run: Run, frozen: Frozen) -> dict[str, list[str]]:
+    """What the JSON beside the weights says of their classes: the names of the outputs, where they have names."""
+    known = of_run(run, frozen)
+    return {interop.LABELS_KEY: list(known.names[: frozen.spec.model.classes])} if known else {}
 
 
 def _how_timm_loads(path: Path, shape: MixerConfig) -> list[str]:

@@ -65,7 +65,7 @@ def few_shot(
     `train_data` and `data` take the place of the run's two sets; both given, they may be of any classes. `tell` hears what goes on.
     """
     model, frozen, step = load_network(run)
-    frozen = evaluated_as(frozen, crop, None)
+    frozen = evaluated_as(run, frozen, crop, None)
     train, test = _sets(frozen, train_data, data)
     place = here()
     model = model.to(place.device)

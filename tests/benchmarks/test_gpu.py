@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import importlib.util
 import json
 import subprocess
@@ -22,6 +23,7 @@ from benchmarks.gpu.steps import attempted, measured
 from benchmarks.gpu.tables import show
 from benchmarks.gpu.training import MasterAdamW, training
 from mixer_model.cost import cost
+from tests.gang import run_gang
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
@@ -31,11 +33,11 @@ PLAIN = dataclasses.replace(OURS, compiled="no")
 
 def losses(options: Options) -> list[float]:
     """In float32, where two ways differ by rounding only."""
-    made = training(options, SHAPE, 4, CPU)
-    made.model.float()
-    made.images = made.images.float()
-    made.optimizer = MasterAdamW(made.model)
-    return [float(made.step()) for _ in range(3)]
+    with training(options, SHAPE, 4, CPU) as made:
+        made.model.float()
+        made.images = made.images.float()
+        made.optimizer = MasterAdamW(made.model)
+        return [float(made.step()) for _ in range(3)]
 
 
 @pytest.mark.parametrize(
@@ -71,6 +73,45 @@ def test_fp8_is_near_and_not_the_same() -> None:
 @pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="timm is not installed")
 def test_timm_starts_from_the_same_weights_and_learns_the_same() -> None:
     assert losses(Options(whose="timm", compiled="no")) == pytest.approx(losses(PLAIN), rel=1e-5)
+
+
+KINDS = (torch.Tensor, torch.nn.Parameter)
+
+
+def through_deepspeed() -> dict[str, Any]:
+    """The rows and ours in one process, as a call has them: each row with a process group of its own."""
+    rows, compiled = {}, {}
+    for row in [*plan.rows("main", TINY, {})[:1], *plan.rows("deepspeed", TINY, {})]:
+        counters.clear()
+        rows[row.key] = measured(row, TINY, CPU)
+        compiled[row.label] = (counters["stats"]["unique_graphs"], dict(counters["graph_break"]))
+    kept = sum(each.untyped_storage().nbytes() for each in gc.get_objects() if type(each) in KINDS)
+    left = (torch.distributed.is_initialized(), torch.backends.cudnn.deterministic)
+    return {"rows": rows, "compiled": compiled, "left": left, "kept": kept}
+
+
+def test_deepspeed_computes_what_a_plain_loop_does() -> None:
+    (found,) = run_gang(1, through_deepspeed)
+    rows, stages = found["rows"], ["DeepSpeed ZeRO 1", "DeepSpeed ZeRO 2", "DeepSpeed ZeRO 3"]
+    assert "deepspeed" in plan.chosen([])
+    assert [row["label"] for row in rows.values()] == ["ours", *stages]
+    first = rows["tiny, 4: ours"]["losses"]
+    assert first[0] > first[3] * (1 + results.LIKE)  # so that an engine which moves no weight is seen
+    for row in rows.values():
+        assert row["status"] == "measured", row
+        assert not results.differs(row, rows), (row["losses"], first)
+    assert found["compiled"] == dict.fromkeys(["ours", *stages], (1, {}))  # graphs, breaks
+    assert found["left"] == (False, False)
+    assert found["kept"] < cost(SHAPE).params, "bytes that a later row would have in its peak"
+    show({"rows": rows})
+
+
+def test_without_deepspeed_its_rows_say_so_and_others_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "deepspeed", None)
+    (first, *_), (eager, *_) = plan.rows("deepspeed", TINY, {}), plan.rows("eager", TINY, {})
+    found = measured(first, TINY, CPU)
+    assert (found["status"], found["why"]) == ("missing", "deepspeed is not installed")
+    assert measured(eager, TINY, CPU)["status"] == "measured"
 
 
 # torch's tracer looks at .grad of inner tensors and makes instances of Functions, and hides its own warnings about both
@@ -163,12 +204,15 @@ def test_the_bars_compare_each_at_its_best_batch() -> None:
             row("timm eager", 900.0, whose="timm", compiled="no"),
             row("fp8", 1044.0, fp8="forward"),
             row("ours", 9000.0, size="B/16"),
+            row("DeepSpeed ZeRO 1", 902.0, zero=1),
         ]
     )
     found = {each["name"]: (each["value"], each["reached"]) for each in results.bars({"rows": rows})}
     assert list(found.values()) == [(0.87, True), (1.359, True), (1.2, False)]
     assert results.reference(rows["H/14, 128: ours"], rows) == 640.0
     assert results.bars({}) == []
+    assert results.of_plain(rows["H/14, 128: DeepSpeed ZeRO 1"], rows) == pytest.approx(1.1)
+    assert results.of_plain(rows["H/14, 128: fp8"], rows) is None
 
 
 def test_a_row_with_other_losses_is_marked() -> None:

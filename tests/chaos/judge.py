@@ -16,10 +16,11 @@ from typing import Any
 
 from data_pipeline.order import Order
 from data_pipeline.storage import StoreError
-from orchestrator import checkpoints
 from orchestrator.accounts.history import StepLine
 from orchestrator.accounts.proof import delivered_once
 from orchestrator.accounts.status import Book
+from orchestrator.checkpoints import reading
+from orchestrator.checkpoints.manifest import load_manifest
 from orchestrator.errors import MixerError
 from orchestrator.run_log import Entry, live_checkpoints
 from tests.chaos.play import Played
@@ -176,7 +177,7 @@ def _damage(book: Book, entry: Entry) -> list[str]:
     """What is wrong with a live checkpoint: what `mixer verify` says."""
     store, path = book.run.store, entry.facts["path"]
     try:
-        return checkpoints.verify(store, path, checkpoints.load_manifest(store, path, entry.facts["sha256"]))
+        return reading.verify(store, path, load_manifest(store, path, entry.facts["sha256"]))
     except (MixerError, StoreError) as error:
         return [str(error)]
 

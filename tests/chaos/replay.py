@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.accounts.history import StepLine
-from orchestrator.checkpoints import folder
+from orchestrator.checkpoints.manifest import folder
 from orchestrator.durations import Duration
 from orchestrator.frozen import Frozen
 from orchestrator.run_log import Entry

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from collections.abc import Iterator
@@ -11,19 +12,22 @@ from typing import Any
 import pytest
 import torch
 
+from data_pipeline.packing.classes import read_classes
 from mixer_model import interop
 from mixer_model.losses import LOSSES
 from mixer_model.mixer import Mixer, to_input
-from orchestrator import checkpoints
 from orchestrator.accounts.status import Book
+from orchestrator.checkpoints.manifest import load_manifest
+from orchestrator.checkpoints.reading import read_weights
+from orchestrator.errors import UserError
 from orchestrator.frozen import Frozen
 from orchestrator.resolving import freeze
 from orchestrator.run_store import Run
 from orchestrator.training.data import open_dataset, slots_loader
-from orchestrator.weights.network import load_network
+from orchestrator.weights.network import export_as, load_network
 from tests import killing
 from tests.gang import run_gang
-from tests.runs import Small, make_small
+from tests.runs import Small, make_small, renamed
 
 pytestmark = pytest.mark.timeout(300)
 LARGER = ("model.init=first", "model.image_size=64", "model.token_dim=64")
@@ -45,6 +49,32 @@ def small(trained: Small, tmp_path: Path) -> Small:
     shutil.copytree(trained.store, tmp_path / "store")
     shutil.copy(trained.folder / "small.yaml", tmp_path)
     return Small(tmp_path, str(tmp_path / "store"))
+
+
+def test_a_head_is_not_kept_for_classes_of_other_names_and_exports_say_them(
+    small: Small, tmp_path: Path, digits: str
+) -> None:
+    names = [str(number) for number in range(10)]
+    other = renamed(f"{digits}/train", tmp_path / "other", ["1", "0", *names[2:]])
+    wanted = ("model.init=first", f"data.train={other}", "data.val=null")
+    before = sorted(Path(small.store).rglob("*"))
+    with pytest.raises(
+        UserError,
+        match=r"class 0 is '0' there and '1' in data.train .*Set model.head: new, or pack the data with --classes (.*)$",
+    ) as caught:
+        small.resolve("swapped", *wanted)
+    assert sorted(Path(small.store).rglob("*")) == before
+    assert read_classes(str(caught.value).rsplit(" ", 1)[-1]) == names
+    assert small.resolve("swapped", *wanted, "model.head=new").new
+    same = renamed(f"{digits}/train", tmp_path / "same", names)
+    assert small.resolve("again", wanted[0], f"data.train={same}").new
+    run = Run(f"{small.store}/runs/first")
+    for form, beside in {"safetensors": "x.json", "timm": "x.pth.json", "npz": "x.npz.json"}.items():
+        path = tmp_path / {"safetensors": "x.safetensors", "timm": "x.pth", "npz": "x.npz"}[form]
+        export_as(run, path, form)
+        assert json.loads((tmp_path / beside).read_text())["label_names"] == names
+        with pytest.raises(UserError, match=rf"class 0 is '0' there .*--classes {tmp_path / beside}$"):
+            small.resolve("swapped", f"model.init={path}", *wanted[1:])
 
 
 def losses(book: Book) -> list[float]:
@@ -181,8 +211,8 @@ def test_every_rank_of_every_world_begins_with_the_same_bits(
     init, run = resolved.frozen.init, resolved.run
     assert init is not None
     ranks = run_gang(world, begin, run.url, zero, precision)
-    manifest = checkpoints.load_manifest(run.store, init.path, init.manifest)
-    wanted = checkpoints.read_weights(run.store, init.path, manifest)
+    manifest = load_manifest(run.store, init.path, init.manifest)
+    wanted = read_weights(run.store, init.path, manifest)
     covered = 0
     for rank in ranks:
         for param, kind, start, values in rank["owned"]:

@@ -36,6 +36,11 @@ def test_overrides_go_on_top_of_a_preset() -> None:
     assert (made.dim, made.token_dim) == (1280, 640)
 
 
+def test_gelu_is_by_tanh_unless_another_is_named() -> None:
+    """As in JAX, and so in every published network; torch's default is erf's."""
+    assert config("B/16").activation == "gelu_tanh"
+
+
 def test_hidden_widths_follow_the_width_unless_named() -> None:
     assert (config("S/16", dim=64).token_dim, config("S/16", dim=64).channel_dim) == (32, 256)
     assert config("S/16", dim=64, token_dim=7).token_dim == 7

@@ -172,6 +172,12 @@ def test_what_is_compiled_for_tanh_is_the_same_function(
     assert torch.equal(gelu(x), plain)
 
 
+def test_what_is_compiled_for_erf_is_torchs_erf(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, gelu = torch.linspace(-6, 6, 401, dtype=torch.float64), Gelu("gelu")
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    torch.testing.assert_close(gelu(x), x * torch.special.ndtr(x), atol=1e-14, rtol=1e-14)
+
+
 def test_images_of_another_size_are_refused(small: MixerConfig) -> None:
     with pytest.raises(ValueError, match=r"images are \(2, 3, 16, 32\); this Mixer takes \[B, 3, 32, 32\]"):
         Mixer(small)(torch.zeros(2, 3, 16, 32))

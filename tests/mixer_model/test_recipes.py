@@ -84,6 +84,16 @@ def test_every_recipe_names_its_source_and_what_it_leaves_open() -> None:
     assert all("classes" not in RECIPES[name].values["model"] for name in RECIPES if name.startswith("jft"))
 
 
+def test_h_is_the_row_of_l_with_another_preset() -> None:
+    nearest, own = RECIPES["in21k-l"].values, RECIPES["in21k-h"].values
+    assert own == {**nearest, "model": {**nearest["model"], "preset": "H/14"}}
+
+
+@pytest.mark.parametrize("name", ["in21k-b", "in21k-l", "in21k-h"])
+def test_the_classes_of_imagenet_21k_are_those_of_the_published_heads(name: str) -> None:
+    assert RECIPES[name].values["model"]["classes"] == 21_843
+
+
 def test_no_two_recipes_share_what_someone_could_change() -> None:
     trains = [id(recipe.values["train"]) for recipe in RECIPES.values()]
     assert len(set(trains)) == len(trains)

@@ -66,6 +66,14 @@ def test_a_block_diagonal_in_raster_order_is_another_function(small: MixerConfig
     assert float((big(images) - mean).abs().max()) > 1e-3
 
 
+def test_the_last_bias_of_token_mixing_goes_with_its_token(small: MixerConfig) -> None:
+    """No logit tells: it is the same for all channels of a token, and every norm takes it away."""
+    name = "blocks.0.mlp_tokens.fc2.bias"
+    old = scrambled(small).state_dict()
+    new = enlarge(old, small, 2)[name].reshape(2 * small.grid, 2 * small.grid)
+    assert torch.equal(new, old[name].reshape(small.grid, small.grid).repeat(2, 2))
+
+
 def test_tokens_are_counted_part_by_part() -> None:
     assert raster_places(2, 2).tolist() == [0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15]
     assert sorted(raster_places(3, 3).tolist()) == list(range(81))

@@ -12,6 +12,7 @@ from torch import nn
 
 from mixer_model import interop
 from mixer_model.config import TOKEN_MIXERS, ConfigError
+from mixer_model.layers import recompute_gelu
 from mixer_model.mixer import Mixer
 from mixer_model.param_groups import param_groups
 from mixer_model.pictures import OVER_POSITIONS, panels, wanted
@@ -100,17 +101,36 @@ def test_it_learns(mixer: str, images: torch.Tensor) -> None:
     assert not [name for (name, parameter), old in moved if torch.equal(parameter, old)]
 
 
-# -- compiled, bf16 ----------------------------------------------------------------------------------------------------
+# -- recomputed, compiled, bf16 ------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("mixer", ["gmlp", "s2", "smlp", "cycle", "hire"])
+def test_recomputing_gelu_changes_no_bit(mixer: str, images: torch.Tensor) -> None:
+    model = awake(shape_of(mixer, depth=2))
+    names = list(model.state_dict())
+
+    def gradients() -> list[torch.Tensor]:
+        loss = nn.functional.cross_entropy(model(images), torch.arange(5))
+        return [loss, *torch.autograd.grad(loss, list(model.parameters()))]
+
+    kept = gradients()
+    recompute_gelu(model)
+    assert all(torch.equal(one, other) for one, other in zip(kept, gradients(), strict=True))
+    assert list(model.state_dict()) == names
+
+
 # torch's tracer looks at .grad of inner tensors and hides the warning only where warnings are not errors.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
-@pytest.mark.parametrize("mixer", OTHERS)
+@pytest.mark.parametrize(
+    ("mixer", "again"), [*((mixer, False) for mixer in OTHERS), ("gmlp", True), ("smlp", True)]
+)
 def test_a_block_traces_whole_and_serves_all(
-    mixer: str, images: torch.Tensor, traced: tuple[list[Any], Callable[..., Any]]
+    mixer: str, again: bool, images: torch.Tensor, traced: tuple[list[Any], Callable[..., Any]]
 ) -> None:
     """One graph for all blocks, and for hire, whose blocks are of two kinds, two."""
     graphs, backend = traced
     model = awake(shape_of(mixer))
     wanted = model(images)
+    if again:
+        recompute_gelu(model)
     for block in model.blocks:
         block.forward = torch.compile(block.forward, fullgraph=True, dynamic=False, backend=backend)
     for _ in range(2):

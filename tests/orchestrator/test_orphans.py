@@ -6,7 +6,8 @@ from pathlib import Path
 
 from data_pipeline.storage import open_store
 from data_pipeline.storage.local import TEMP
-from orchestrator.checkpoints import collect_orphans, collect_starts, folder
+from orchestrator.checkpoints.keeping import collect_orphans, collect_starts
+from orchestrator.checkpoints.manifest import folder
 from orchestrator.run_log import Entry
 
 

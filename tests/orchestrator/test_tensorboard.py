@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator.accounts.curves import export
 from orchestrator.accounts.status import Book
-from orchestrator.checkpoints import folder
+from orchestrator.checkpoints.manifest import folder
 from orchestrator.run_store import Run
 from orchestrator.tensorboard import Point, event_file
 from tests.direct import Direct

@@ -72,6 +72,14 @@ def test_a_trainers_checkpoint_gives_its_averaged_weights(state: dict[str, Tenso
     assert torch.equal(found.state["head.bias"], state["head.bias"] + 1)
 
 
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.", "module._orig_mod."])
+def test_what_wrappers_put_in_front_of_every_name_is_taken_off(
+    state: dict[str, Tensor], tmp_path: Path, prefix: str
+) -> None:
+    torch.save({f"{prefix}{name}": value for name, value in state.items()}, tmp_path / "x")
+    assert list(read(tmp_path / "x").state) == list(state)
+
+
 def test_the_activation_is_the_one_of_timms_config(
     small: MixerConfig, state: dict[str, Tensor], tmp_path: Path
 ) -> None:

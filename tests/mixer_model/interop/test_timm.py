@@ -16,12 +16,14 @@ from safetensors.torch import load_file, save
 from mixer_model import PRESETS
 from mixer_model.config import MixerConfig, config
 from mixer_model.interop import (
+    LABELS_KEY,
     WeightsError,
     check_state,
     export_google,
     export_safetensors,
     export_timm,
     load,
+    read,
     timm_arguments,
     to_timm,
 )
@@ -193,12 +195,14 @@ def test_a_folder_is_what_timm_makes_a_network_of(timm: Any, tmp_path: Path, nam
         name, depth=8, classes=11, image_size=2 * PRESETS[name].patch, dim=32 if name == "H/14" else 512
     )
     model = random_mixer(shape)
-    export_timm(model.state_dict(), tmp_path / "out", shape)
+    labels = [*"abcdefghijk"]
+    export_timm(model.state_dict(), tmp_path / "out", shape, {LABELS_KEY: labels})
     described = json.loads((tmp_path / "out" / "config.json").read_text())
     if name == "S/32":
         act = functools.partial(torch.nn.GELU, approximate="tanh")
         other = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True, act_layer=act).eval()
         assert described["pretrained_cfg"]["mean"] == [0.5] * 3
+        assert other.pretrained_cfg["label_names"] == labels
     else:
         assert "architecture" not in described
         other = timm.models.mlp_mixer.MlpMixer(num_classes=11, **described["model_args"]).eval()
@@ -208,7 +212,8 @@ def test_a_folder_is_what_timm_makes_a_network_of(timm: Any, tmp_path: Path, nam
         ours, theirs = model(images), other(images)
     apart = float((ours - theirs).abs().max() / ours.abs().max())
     assert apart < (1e-5 if name == "S/32" else 0.05)
-    assert load(tmp_path / "out")[0] == shape
+    found = read(tmp_path / "out")
+    assert (found.config, found.labels) == (shape, tuple(labels))
 
 
 def test_a_pth_is_written_and_read(small: MixerConfig, tmp_path: Path) -> None:
@@ -226,3 +231,17 @@ def test_other_token_mixers_are_not_written_as_what_they_are_not(small: MixerCon
         with pytest.raises(WeightsError, match="no token mixing by 'resmlp', only 'mlp': export it as"):
             write(Mixer(small).state_dict(), tmp_path / "x", other)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("hidden", "width"), [(49, 88), (61, 184), (29, 200), (640, 1280)])
+def test_timm_rounds_a_ratio_to_the_width_that_was_meant(hidden: int, width: int) -> None:
+    """It takes int(ratio * width), which for 49 of 88 would be 48."""
+    shape = config(None, patch=4, dim=width, depth=1, token_dim=hidden, channel_dim=hidden, image_size=8)
+    assert [int(ratio * width) for ratio in timm_arguments(shape)["mlp_ratio"]] == [hidden, hidden]
+
+
+def test_a_folder_says_how_pictures_are_made_for_googles_weights(small: MixerConfig, tmp_path: Path) -> None:
+    export_timm(random_mixer(small).state_dict(), tmp_path / "out", small)
+    pictures = json.loads((tmp_path / "out" / "config.json").read_text())["pretrained_cfg"]
+    assert (pictures["mean"], pictures["std"]) == ([0.5] * 3, [0.5] * 3)
+    assert (pictures["crop_pct"], pictures["interpolation"]) == (0.875, "bicubic")

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from data_pipeline.storage import Store, open_store
-from orchestrator import checkpoints
-from orchestrator.checkpoints import Want
+from orchestrator.checkpoints import reading
+from orchestrator.checkpoints.manifest import KINDS, folder, load_manifest
+from orchestrator.checkpoints.reading import Want
 from orchestrator.near import held
 from orchestrator.near.client import Near, NearFirst
 from orchestrator.near.held import Held, Holdings, memory_file
@@ -64,12 +65,12 @@ class Cluster:
 
     def load(self, near: Near, path: str, value: float) -> NearFirst:
         """Read all of the checkpoint; every weight must be `value`, every moment one and two more."""
-        manifest = checkpoints.load_manifest(self.store, path)
+        manifest = load_manifest(self.store, path)
         source = near.over(self.store, path, manifest.files)
-        for number, kind in enumerate(checkpoints.KINDS):
+        for number, kind in enumerate(KINDS):
             for name, size in SIZES.items():
                 target = np.zeros(size, dtype="<f4")
-                checkpoints.fill(source, path, manifest, [Want(name, kind, 0, size)], [target])
+                reading.fill(source, path, manifest, [Want(name, kind, 0, size)], [target])
                 assert (target == value + number).all()
         return source
 
@@ -85,7 +86,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 def save(saver: Saver, value: float, step: int) -> str:
     saver.save(state(value), step=step, position=step, state={"updates": step})
     saver.wait()
-    return checkpoints.folder(step, 1)
+    return folder(step, 1)
 
 
 def save_elsewhere(folder: str) -> str:
@@ -144,11 +145,11 @@ def test_what_is_wrong_in_memory_is_read_from_the_bucket(cluster: Cluster) -> No
 
 def test_what_another_node_holds_no_more_is_read_from_the_bucket(cluster: Cluster) -> None:
     path = save(cluster.saver(cluster.on_a), 1.0, 5)
-    manifest = checkpoints.load_manifest(cluster.store, path)
+    manifest = load_manifest(cluster.store, path)
     source = cluster.on_b.over(cluster.store, path, manifest.files)
     cluster.a.holdings.keep(set())
     target = np.zeros(SIZES["small"], dtype="<f4")
-    checkpoints.fill(source, path, manifest, [Want("small", "weight", 0, len(target))], [target])
+    reading.fill(source, path, manifest, [Want("small", "weight", 0, len(target))], [target])
     assert (target == 1.0).all()
     assert set(source.took) == {"bucket"}
     assert cluster.of_b.asked == 1
@@ -187,12 +188,12 @@ def test_a_stuck_node_does_not_hold_up_a_save_for_long(
         for step in (1, 2, 3):
             near.begin("rank-00000.safetensors", 8)
             near.write(b"12345678")
-            assert not near.hold(checkpoints.folder(step, 1))
+            assert not near.hold(folder(step, 1))
         assert time.monotonic() - began < 10
 
 
 def test_a_copy_is_held_once_it_is_whole() -> None:
-    holdings, path = Holdings(), checkpoints.folder(5, 1)
+    holdings, path = Holdings(), folder(5, 1)
     copies = Copies(holdings)
     assert copies.begin("b", path, "f", 10)
     copies.write("b", path, "f", 0, b"01234")
@@ -203,12 +204,12 @@ def test_a_copy_is_held_once_it_is_whole() -> None:
     assert item is not None
     assert item.read(3, 4) == b"3456"
     assert item.read(3, 8) is None
-    assert copies.begin("b", checkpoints.folder(6, 1), "f", 10)  # instead of the one before, not beside it
+    assert copies.begin("b", folder(6, 1), "f", 10)  # instead of the one before, not beside it
     assert holdings.get(path, "f") is None
     copies.end("b", path, "f")  # a late end of one that was overtaken
-    copies.write("b", checkpoints.folder(6, 1), "f", 0, b"0123456789")
-    copies.end("b", checkpoints.folder(6, 1), "f")
-    newer = holdings.get(checkpoints.folder(6, 1), "f")
+    copies.write("b", folder(6, 1), "f", 0, b"0123456789")
+    copies.end("b", folder(6, 1), "f")
+    newer = holdings.get(folder(6, 1), "f")
     assert newer is not None
     assert newer.read(0, 10) == b"0123456789"
     assert copies.begin("c", path, "g", 10)
@@ -251,17 +252,17 @@ def test_two_checkpoints_are_held_at_most() -> None:
     holdings = Holdings()
 
     def put(source: str, step: int, attempt: int) -> None:
-        holdings.put(Held(source, checkpoints.folder(step, attempt), "f", 0, memory_file("f")))
+        holdings.put(Held(source, folder(step, attempt), "f", 0, memory_file("f")))
 
     put("a", 10, 1)
     put("b", 10, 1)
     put("a", 20, 1)
     assert {(item.source, item.path) for item in holdings} == {
-        ("a", checkpoints.folder(20, 1)),
-        ("b", checkpoints.folder(10, 1)),
+        ("a", folder(20, 1)),
+        ("b", folder(10, 1)),
     }
     put("c", 15, 2)  # a later attempt's, though of an earlier step
-    assert {item.path for item in holdings} == {checkpoints.folder(20, 1), checkpoints.folder(15, 2)}
+    assert {item.path for item in holdings} == {folder(20, 1), folder(15, 2)}
     put("c", 16, 2)
     put("d", 17, 2)
     assert {item.source for item in holdings} == {"c", "d"}

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from data_pipeline.storage import open_store
-from orchestrator import checkpoints
-from orchestrator.checkpoints import Want
+from orchestrator.checkpoints import reading
+from orchestrator.checkpoints.manifest import folder, load_manifest, rank_file
+from orchestrator.checkpoints.reading import Want, read_weights
 from orchestrator.errors import DamagedCheckpoint
 from tests.gang import RankFailed, run_gang
 
@@ -80,7 +81,7 @@ def work(
         "losses": losses,
         "groups": groups,
         "counts": counts,
-        "path": checkpoints.folder(first + steps, attempt),
+        "path": folder(first + steps, attempt),
     }
 
 
@@ -102,11 +103,11 @@ def _step(engine: Any, slots: range, step: int, torch: Any) -> float:
 def digest(store_url: str, path: str) -> str:
     """SHA-256 of every weight and moment of a checkpoint, whole and in order."""
     store = open_store(store_url)
-    manifest, total = checkpoints.load_manifest(store, path), hashlib.sha256()
+    manifest, total = load_manifest(store, path), hashlib.sha256()
     for kind in manifest.kinds:
-        for _, values in sorted(checkpoints.read_weights(store, path, manifest, kind).items()):
+        for _, values in sorted(read_weights(store, path, manifest, kind).items()):
             total.update(values.tobytes())
-    assert checkpoints.verify(store, path, manifest) == []
+    assert reading.verify(store, path, manifest) == []
     return total.hexdigest()
 
 
@@ -130,9 +131,9 @@ def test_world_2_stage_2_to_3_at_3_to_1_at_0_and_back(tmp_path: Path, precision:
 def test_the_momentum_of_sgd_travels_as_well(tmp_path: Path, precision: str) -> None:
     store = str(tmp_path)
     saved = run_gang(2, work, store, 2, precision, None, 3, 1, "sgd")[0]
-    manifest = checkpoints.load_manifest(open_store(store), saved["path"])
+    manifest = load_manifest(open_store(store), saved["path"])
     assert list(manifest.kinds) == ["weight", "momentum_buffer"]
-    momentum = checkpoints.read_weights(open_store(store), saved["path"], manifest, "momentum_buffer")
+    momentum = read_weights(open_store(store), saved["path"], manifest, "momentum_buffer")
     assert all(np.abs(values).max() > 0 for values in momentum.values())
     trail = [(3, 3), (1, 0), (2, 1)] if precision == "fp32" else [(3, 3)]
     for attempt, (world, zero) in enumerate(trail, start=2):
@@ -179,29 +180,29 @@ def test_a_flipped_byte_is_found_by_the_rank_that_reads_it(tmp_path: Path) -> No
     file.write_bytes(raw)
     with pytest.raises(RankFailed, match=r"DamagedCheckpoint.*fails its CRC32C"):
         run_gang(1, work, str(tmp_path), 1, "fp32", saved["path"], 0, 2)
-    manifest = checkpoints.load_manifest(open_store(str(tmp_path)), saved["path"])
-    assert "SHA-256" in checkpoints.verify(open_store(str(tmp_path)), saved["path"], manifest)[0]
+    manifest = load_manifest(open_store(str(tmp_path)), saved["path"])
+    assert "SHA-256" in reading.verify(open_store(str(tmp_path)), saved["path"], manifest)[0]
 
 
 def test_files_are_plain_safetensors(tmp_path: Path) -> None:
     from safetensors.numpy import load_file
 
     saved = run_gang(2, work, str(tmp_path), 2, "fp32", None, 1, 1)[0]
-    held = [load_file(tmp_path / saved["path"] / checkpoints.rank_file(rank)) for rank in range(2)]
+    held = [load_file(tmp_path / saved["path"] / rank_file(rank)) for rank in range(2)]
     total = sum(values.size for tensors in held for values in tensors.values())
-    manifest = checkpoints.load_manifest(open_store(str(tmp_path)), saved["path"])
+    manifest = load_manifest(open_store(str(tmp_path)), saved["path"])
     assert total == 3 * sum(int(np.prod(shape)) for shape in manifest.params.values())
 
 
 def test_only_what_is_wanted_is_fetched(tmp_path: Path) -> None:
     saved = run_gang(2, work, str(tmp_path), 2, "fp32", None, 1, 1)[0]
     store = open_store(str(tmp_path))
-    manifest = checkpoints.load_manifest(store, saved["path"])
+    manifest = load_manifest(store, saved["path"])
     got: list[np.ndarray[Any, Any]] = []
-    fetched = checkpoints.read(
+    fetched = reading.read(
         store, saved["path"], manifest, [Want("head.bias", "weight", 2, 3)], lambda n, at, v: got.append(v)
     )
     assert sum(len(values) for values in got) == 3
     assert fetched < manifest.bytes / 20
     with pytest.raises(DamagedCheckpoint, match="does not hold every element"):
-        checkpoints.read(store, saved["path"], manifest, [Want("head.bias", "weight", 5, 3)], lambda *_: None)
+        reading.read(store, saved["path"], manifest, [Want("head.bias", "weight", 5, 3)], lambda *_: None)

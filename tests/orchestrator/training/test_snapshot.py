@@ -12,8 +12,10 @@ import pytest
 import torch
 
 from data_pipeline.storage import Bytes, StoreError, open_store
-from orchestrator import checkpoints
-from orchestrator.checkpoints import KINDS
+from orchestrator.checkpoints import reading
+from orchestrator.checkpoints.manifest import KINDS, folder, load_manifest
+from orchestrator.checkpoints.reading import read_weights
+from orchestrator.errors import DamagedCheckpoint
 from orchestrator.training.events import Events, read_events
 from orchestrator.training.fragments import Fragment
 from orchestrator.training.host_memory import HostMemory
@@ -64,13 +66,13 @@ def save(saver: Saver, owned: list[Fragment], step: int) -> None:
 
 def saved(gate: Gate, step: int) -> dict[str, set[float]]:
     """The values of each kind in the checkpoint of `step`."""
-    path = checkpoints.folder(step, 1)
-    manifest = checkpoints.load_manifest(gate, path)
-    assert checkpoints.verify(gate, path, manifest) == []
+    path = folder(step, 1)
+    manifest = load_manifest(gate, path)
+    assert reading.verify(gate, path, manifest) == []
     return {
         kind: {
             float(value)
-            for whole in checkpoints.read_weights(gate, path, manifest, kind).values()
+            for whole in read_weights(gate, path, manifest, kind).values()
             for value in np.unique(whole)
         }
         for kind in KINDS
@@ -136,7 +138,7 @@ def test_a_save_that_failed_is_said_and_the_next_one_is_whole(gate: Gate, saver:
     saver._events.flush()
     assert [note["step"] for note in notes(gate, "save failed")] == [10]
     assert saved(gate, 11)["weight"] == {2.0}
-    with pytest.raises(checkpoints.DamagedCheckpoint):
+    with pytest.raises(DamagedCheckpoint):
         saved(gate, 10)
 
 

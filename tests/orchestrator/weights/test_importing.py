@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from data_pipeline.storage import NotFound, Store, open_store
 from mixer_model.config import MixerConfig, config
-from mixer_model.interop import export_google, export_safetensors, load
+from mixer_model.interop import export_google, export_safetensors, load, read
 from mixer_model.mixer import Mixer
 from orchestrator.cli import app
 from orchestrator.errors import UserError
@@ -71,6 +71,17 @@ def test_the_line_for_a_spec_is_the_model_it_is(npz: Path, tmp_path: Path) -> No
     assert config(None, **model) == SHAPE
 
 
+def test_the_line_for_a_spec_names_another_token_mixer(tmp_path: Path) -> None:
+    shape = config(None, patch=4, dim=16, depth=1, image_size=16, classes=3, mixer="resmlp")
+    source = tmp_path / "other.safetensors"
+    export_safetensors(Mixer(shape).state_dict(), source, shape)
+    model: dict[str, Any] = yaml.safe_load(
+        import_weights(str(source), store=str(tmp_path / "store"))["spec"]
+    )["model"]
+    model.pop("init")
+    assert config(None, **model) == shape
+
+
 def test_the_same_weights_may_come_again_and_others_may_not_take_their_name(
     npz: Path, tmp_path: Path
 ) -> None:
@@ -88,6 +99,22 @@ def test_the_same_weights_may_come_again_and_others_may_not_take_their_name(
         import_weights(str(tmp_path / "other.safetensors"), name="a", store=store)["sha256"]
         != first["sha256"]
     )
+
+
+def test_names_of_classes_come_along_and_are_not_replaced_by_others(tmp_path: Path) -> None:
+    store, source = str(tmp_path / "store"), tmp_path / "a.safetensors"
+
+    def bring(labels: list[str] | None) -> list[str] | None:
+        export_safetensors(weights(), source, SHAPE, {"label_names": labels} if labels else None)
+        import_weights(str(source), store=store)
+        return read(tmp_path / "store" / "weights" / "a").labels
+
+    names = tuple("abcdefg")
+    assert [bring(None), bring([*names]), bring([*names]), bring(None)] == [None, names, names, names]
+    with pytest.raises(
+        UserError, match=r"the same weights are at .*/weights/a already, with other names of classes"
+    ):
+        bring([*reversed(names)])
 
 
 def test_a_bucket_is_a_store_too(npz: Path, tmp_path: Path, rclone_bucket: Callable[[], str]) -> None:

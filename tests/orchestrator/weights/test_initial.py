@@ -15,12 +15,16 @@ from rich.console import Console
 from safetensors.torch import load_file, save
 from typer.testing import CliRunner
 
+from data_pipeline.packing.classes import read_classes
 from data_pipeline.storage import open_store
 from mixer_model import interop, resize
 from mixer_model.config import MixerConfig, config
 from mixer_model.mixer import Mixer
-from orchestrator import checkpoints, cli, tensor_file
+from orchestrator import cli, tensor_file
 from orchestrator.accounts.status import Book
+from orchestrator.checkpoints import reading
+from orchestrator.checkpoints.manifest import load_manifest
+from orchestrator.checkpoints.reading import read_weights
 from orchestrator.errors import SpecError, UserError
 from orchestrator.frozen import Frozen
 from orchestrator.listing import list_store
@@ -29,9 +33,10 @@ from orchestrator.resolving import freeze, resolve
 from orchestrator.run_store import Run
 from orchestrator.tables import status_table
 from orchestrator.urls import located
+from orchestrator.weights import initial
 from orchestrator.weights.importing import import_weights
 from tests.conftest import BucketMaker
-from tests.runs import Small, make_small
+from tests.runs import Small, make_small, renamed
 
 SHAPE = config(
     None, patch=8, dim=32, depth=2, token_dim=16, channel_dim=64, classes=10, image_size=32
@@ -43,14 +48,16 @@ def small(tmp_path: Path, digits: str) -> Small:
     return make_small(tmp_path, digits)
 
 
-def weights(path: Path, shape: MixerConfig = SHAPE, seed: int = 1) -> str:
-    """A file of weights, none of them zero."""
+def weights(path: Path, shape: MixerConfig = SHAPE, seed: int = 1, labels: list[str] | None = None) -> str:
+    """A file of weights, none of them zero; with the names of its classes in the JSON beside it, where they are given."""
     model, generator = Mixer(shape), torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(0, 0.1, generator=generator)
     path.parent.mkdir(parents=True, exist_ok=True)
-    interop.export_safetensors(model.state_dict(), path, shape)
+    interop.export_safetensors(
+        model.state_dict(), path, shape, {interop.LABELS_KEY: labels} if labels else None
+    )
     return str(path)
 
 
@@ -80,12 +87,28 @@ def test_the_copy_beside_the_run_is_an_ordinary_file_that_is_proven_by_the_froze
     wanted = resize.fit(load_file(source), SHAPE, target, head_bias=-torch.tensor(12.0).log().item())
     assert all(torch.equal(state[name], value) for name, value in wanted.items())
     store = open_store(f"{small.store}/runs/tuned")
-    manifest = checkpoints.load_manifest(store, init.path, init.manifest)
+    manifest = load_manifest(store, init.path, init.manifest)
     manifest.check_cover()
-    assert checkpoints.verify(store, init.path, manifest) == []
-    read = checkpoints.read_weights(store, init.path, manifest)
+    assert reading.verify(store, init.path, manifest) == []
+    read = read_weights(store, init.path, manifest)
     assert all((read[name] == value.numpy()).all() for name, value in state.items())
     assert Frozen.from_yaml(frozen.to_yaml()) == frozen
+
+
+def test_a_parameter_larger_than_a_slice_is_found_slice_by_slice(
+    small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every published size has such ones: a slice is 4 MB."""
+    monkeypatch.setattr(initial, "SLICE_ELEMENTS", 100)
+    source = weights(tmp_path / "a.safetensors")
+    init = frozen_at(small, "tuned", f"model.init={source}").init
+    assert init is not None
+    store = open_store(f"{small.store}/runs/tuned")
+    manifest = load_manifest(store, init.path, init.manifest)
+    assert max(slice.length for slice in manifest.slices) == 100
+    assert reading.verify(store, init.path, manifest) == []
+    read = read_weights(store, init.path, manifest)
+    assert all((read[name] == value.numpy()).all() for name, value in load_file(source).items())
 
 
 def test_identity_is_what_the_weights_are_not_where_they_lay(small: Small, tmp_path: Path) -> None:
@@ -264,9 +287,7 @@ def test_weights_and_runs_may_lie_in_a_bucket(
     assert here
     assert one.source == f"{bucket}/weights/a/model.safetensors"
     assert one.sha256 == here.sha256
-    assert checkpoints.load_manifest(open_store(f"{bucket}/runs/one"), one.path, one.manifest).kinds == [
-        "weight"
-    ]
+    assert load_manifest(open_store(f"{bucket}/runs/one"), one.path, one.manifest).kinds == ["weight"]
     with pytest.raises(UserError, match=r"model.init s3://.*/b.npz: nothing at s3://"):
         there.resolve("x", f"model.init={bucket}/weights/b.npz")
 
@@ -333,3 +354,72 @@ def test_a_run_that_knows_the_files_digest_only_is_still_resumed_by_another_path
     assert not small.resolve("old", f"model.init={copy}").new
     with pytest.raises(SpecError, match=r"differs in 1 key\(s\): model.init"):
         small.resolve("old", f"model.init={weights(tmp_path / 'c.safetensors', seed=2)}")
+
+
+# -- whose classes -----------------------------------------------------------------------------------------------------
+DIGITS = [str(number) for number in range(10)]
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (DIGITS[::-1], r"class 0 is '9' there and '0' in data.train"),
+        ([*DIGITS[:8], "8", "ant"], r"class 9 is 'ant' there and '9' in data.train"),
+        (DIGITS[:9], r"class 9 is no class there and '9' in data.train"),
+    ],
+)
+def test_a_head_of_other_classes_is_not_kept(
+    small: Small, tmp_path: Path, digits: str, labels: list[str], said: str
+) -> None:
+    """As many classes with other names, or in another order: each image would have the label of another class."""
+    source = weights(tmp_path / "a.safetensors", labels=labels)
+    way_out = rf"Set model.head: new, or pack the data with --classes {tmp_path}/a.json$"
+    with pytest.raises(UserError, match=rf"{said} {digits}/train: .*{way_out}") as caught:
+        small.resolve("tuned", f"model.init={source}")
+    assert caught.value.exit_code == 2
+    assert not Path(small.store).exists()
+    assert read_classes(str(tmp_path / "a.json")) == labels
+    assert small.resolve("tuned", f"model.init={source}", "model.head=new").new
+    imported = import_weights(source, store=small.store)
+    with pytest.raises(UserError, match=f"{said}.*/weights/a/config.json$"):
+        small.resolve("tuned", f"model.init={imported['url']}")
+
+
+@pytest.mark.parametrize("named", [None, "weights", "data"])
+def test_nothing_is_said_of_classes_that_are_the_same_or_have_no_names(
+    small: Small, tmp_path: Path, digits: str, named: str | None
+) -> None:
+    labels = {None: DIGITS, "weights": DIGITS[::-1], "data": None}[named]
+    source = weights(tmp_path / "a.safetensors", labels=labels)
+    overrides = [f"model.init={source}"]
+    if named == "weights":
+        overrides.append(f"data.train={renamed(f'{digits}/train', tmp_path / 'plain', None)}")
+    frozen = frozen_at(small, "tuned", *overrides)
+    assert frozen.init
+    assert frozen.init.head == "keep"
+    (kept,) = Path(small.store, "runs", "tuned", "classes").iterdir()
+    assert kept.stem == frozen.train.digest[:16]
+    assert json.loads(kept.read_text()) == {"classes": None if named == "weights" else DIGITS}
+    assert not any("class" in line for line in small.said)
+
+
+def test_a_run_that_is_there_is_resumed_whatever_its_first_weights_classes_are_called_now(
+    small: Small, tmp_path: Path
+) -> None:
+    source = weights(tmp_path / "a.safetensors", labels=DIGITS)
+    frozen_at(small, "tuned", f"model.init={source}")
+    copy = weights(tmp_path / "b.safetensors", labels=DIGITS[::-1])
+    assert not small.resolve("tuned", f"model.init={copy}").new
+
+
+@pytest.mark.parametrize("labels", ["0123456789", [0, 1], [*DIGITS, "ten"], {"0": "a"}])
+def test_names_that_are_not_those_of_the_outputs_are_refused(
+    small: Small, tmp_path: Path, labels: object
+) -> None:
+    source = weights(tmp_path / "a.safetensors")
+    beside = tmp_path / "a.json"
+    beside.write_text(json.dumps({**json.loads(beside.read_text()), "label_names": labels}))
+    with pytest.raises(
+        UserError, match=r"model.init .*label_names that are not a name for each of 10 classes"
+    ):
+        small.resolve("tuned", f"model.init={source}")

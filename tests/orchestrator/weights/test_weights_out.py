@@ -1,23 +1,30 @@
-"""What is known of an export or an evaluation before it begins, so of a run that has nothing to export yet."""
+"""What is known of an export or an evaluation before it begins, so of a run that has nothing to export yet; and what is said of a file."""
 
 from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
+from mixer_model.config import config
+from mixer_model.mixer import Mixer
 from orchestrator.cli import app
 from orchestrator.errors import UserError
 from orchestrator.resolving import freeze
 from orchestrator.run_store import Run
+from orchestrator.weights import network
 from orchestrator.weights.importing import import_weights
 from orchestrator.weights.network import evaluated_as, export_as
 from tests.orchestrator.weights.test_initial import weights
 from tests.runs import make_small
 from tests.scripted_run import killed_once
+from tests.torchvision_stand_in import timm_imported
 
 
 @pytest.fixture
@@ -132,12 +139,12 @@ def test_another_set_is_evaluated_on_also_where_the_training_set_is_gone(
     frozen = first.frozen()
     spec = frozen.spec
     moved = spec.model_copy(update={"data": spec.data.model_copy(update={"train": str(tmp_path / "gone")})})
-    seen = evaluated_as(replace(frozen, spec=moved), "whole", f"{digits}/val")
+    seen = evaluated_as(first, replace(frozen, spec=moved), "whole", f"{digits}/val")
     assert seen.spec.data.val == f"{digits}/val"
     assert seen.val == frozen.val
     fewer = spec.model_copy(update={"model": spec.model.model_copy(update={"classes": 7})})
     with pytest.raises(UserError, match="has label 9; the run has 7 classes, and labels begin with 0"):
-        evaluated_as(replace(frozen, spec=fewer), None, f"{digits}/val")
+        evaluated_as(first, replace(frozen, spec=fewer), None, f"{digits}/val")
 
 
 def test_another_set_must_number_the_classes_as_the_training_set_does(
@@ -149,4 +156,42 @@ def test_another_set_must_number_the_classes_as_the_training_set_does(
     names.write_text("\n".join(str(number) for number in range(9, -1, -1)))
     assert CliRunner().invoke(app, ["index", str(other), "--classes", str(names)]).exit_code == 0
     with pytest.raises(UserError, match=r"class 0 is '0' in .* and '9' in .*do not mean the same"):
-        evaluated_as(first.frozen(), None, str(other))
+        evaluated_as(first, first.frozen(), None, str(other))
+    frozen = first.frozen()
+    data = frozen.spec.data.model_copy(update={"train": str(tmp_path / "gone")})
+    gone = replace(frozen, spec=frozen.spec.model_copy(update={"data": data}))
+    with pytest.raises(
+        UserError, match=rf"class 0 is '0' .*with --classes {first.url}/classes/[0-9a-f]{{16}}.json"
+    ):
+        evaluated_as(first, gone, None, str(other))
+    next(Path(first.url, "classes").iterdir()).unlink()  # as in runs of older versions
+    with pytest.raises(UserError, match=r"class 0 is '0' in .*do not mean the same"):
+        evaluated_as(first, frozen, None, str(other))
+    assert evaluated_as(first, gone, None, str(other)).val is not None
+
+
+@pytest.mark.skipif(find_spec("timm") is None, reason="timm is not installed")
+@pytest.mark.parametrize("activation", ["gelu_tanh", "gelu"])
+def test_timm_computes_the_same_by_the_line_that_is_said(tmp_path: Path, activation: str) -> None:
+    """Its GELU is erf's unless told: the trap of Google's weights in timm."""
+    shape = config(None, patch=4, dim=16, depth=2, image_size=16, classes=3, activation=activation)
+    model, generator = Mixer(shape).double().eval(), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0, 0.5, generator=generator)
+    (said,) = network._write(model, tmp_path / "x.safetensors", "timm", {})
+    built, loads, _ = said.partition(".load_state_dict(")
+    assert loads
+    with timm_imported() as timm:
+        other = eval(built, {"timm": timm, "partial": partial, "torch": torch}).double().eval()
+    other.load_state_dict(model.state_dict(), strict=True)
+    images = torch.randn(2, 3, 16, 16, dtype=torch.float64, generator=generator)
+    with torch.no_grad():
+        torch.testing.assert_close(other(images), model(images), atol=1e-12, rtol=1e-12)
+
+
+def test_an_npz_of_erfs_gelu_says_that_jax_computes_another(tmp_path: Path) -> None:
+    for activation, said in (("gelu_tanh", 0), ("gelu", 1)):
+        model = Mixer(config(None, patch=4, dim=16, depth=1, image_size=16, classes=3, activation=activation))
+        notes = network._write(model, tmp_path / f"{activation}.npz", "npz", {})
+        assert ["by tanh; this network was trained with erf's" in note for note in notes] == [True] * said
