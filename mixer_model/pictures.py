@@ -34,8 +34,15 @@ OVER_POSITIONS: Final = {
 GAP_COLOUR: Final = 186
 ASPECT: Final = 1.15  # width over height, a little more than square
 MOST_PIXELS, MOST_STRIP = 176, 72  # the side of a tile; of one in a strip
+UNITS: Final = {
+    "mlp": "one hidden unit of a token-mixing MLP looks at",
+    "resmlp": "one token takes from all tokens",
+    "gmlp": "the gate of one token takes from all tokens",
+    "ccs": "the first token takes from all tokens in one group of channels (the others take the same, moved on)",
+}
+"""By `model.mixer`, what a row of that parameter is."""
 TOKENS_SAY: Final = (
-    "Each square is what one hidden unit of a token-mixing MLP looks at, its weights laid out like the patches of the image (red adds, "
+    "Each square is what {unit}, its weights laid out like the patches of the image (red adds, "
     "blue takes away, white is 0), beside the unit most nearly its opposite and sorted by spatial frequency, as in Fig. 5 and 6 of "
     "the MLP-Mixer paper."
 )
@@ -55,6 +62,8 @@ class Panel:
     noun: str
     full: float | None = None
     """The weight at full colour; None where each tile has its own scale."""
+    says: str = ""
+    """What each tile is, in a sentence."""
 
     @property
     def ends(self) -> tuple[str, str]:
@@ -132,7 +141,9 @@ def panels(
     ValueError, which names the parameter, where one does not fit `config` or is not finite.
     """
     tokens = [
-        token_panel(value, config.grid, f"block {int(name.split('.')[1]) + 1}", most, name=name)
+        token_panel(
+            value, config.grid, f"block {int(name.split('.')[1]) + 1}", most, name=name, mixer=config.mixer
+        )
         for name, value in weights.items()
         if name != STEM
     ]
@@ -140,19 +151,26 @@ def panels(
 
 
 def token_panel(
-    weight: npt.ArrayLike, grid: int, title: str, most: int | None = None, *, name: str = "the weight"
+    weight: npt.ArrayLike,
+    grid: int,
+    title: str,
+    most: int | None = None,
+    *,
+    name: str = "the weight",
+    mixer: str = "mlp",
 ) -> Panel:
     """`weight` [n,S] of a layer over a grid of patches, the `most` strongest units of it."""
     every = maps.token_maps(weight, grid, name)
     shown = maps.strongest(every, most)
-    full = maps.full_colour(shown)
-    return Panel(title, maps.colours(shown[maps.paired_order(shown)], full), len(every), "unit", full)
+    full, says = maps.full_colour(shown), TOKENS_SAY.format(unit=UNITS[mixer])
+    return Panel(title, maps.colours(shown[maps.paired_order(shown)], full), len(every), "unit", full, says)
 
 
 def stem_panel(weight: npt.ArrayLike, most: int | None = None) -> Panel:
     """A stem's `weight` [C,3,P,P], the `most` strongest filters of it."""
     filters = maps.filter_maps(weight, STEM)
-    return Panel("stem", maps.filter_colours(filters[maps.by_energy(filters)[:most]]), len(filters), "filter")
+    strong = filters[maps.by_energy(filters)[:most]]
+    return Panel("stem", maps.filter_colours(strong), len(filters), "filter", says=STEM_SAYS)
 
 
 def columns(count: int) -> int:

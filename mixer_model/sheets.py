@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from . import maps
-from .pictures import STEM_SAYS, TOKENS_SAY, Panel, columns
+from .pictures import Panel, columns
 
 PAPER: Final = (252, 252, 250)
 INK: Final = (24, 24, 27)
@@ -37,7 +37,7 @@ def sheet(title: str, soft: str, tokens: Sequence[Panel], stem: Panel | None) ->
     row = [panel.pixels(columns(len(panel.tiles)), PANEL) for panel in tokens]
     width = max(PANEL, sum(_slot(part) for part in row) + GUTTER * (len(row) - 1)) if row else 3 * PANEL
     strip = None if stem is None else stem.strip(width)
-    said = [_wrapped(text, width) for text in (TOKENS_SAY if row else "", STEM_SAYS if stem else "")]
+    said = [_wrapped(panel.says if panel else "", width) for panel in (tokens[0] if tokens else None, stem)]
     page = _Page(width, _height(row, strip, said))
     page.text(title, 22, bold=True, step=TITLE - 12)
     page.text(soft, 13, ink=SOFT, step=TITLE - 12)

@@ -37,6 +37,8 @@ def _memo() -> Path:
 
 def find_run(name: str, store: str | None = None) -> Run:
     """The run called `name` (or at the url `name`). UserError names the runs there are."""
+    if not name.strip():
+        raise UserError(f"the name of a run got {name!r}; give one of `mixer ls`")
     url = absolute(name) if "/runs/" in name else f"{runs_url(default_store(store))}/{name}"
     run = Run(url)
     if not run.exists():

@@ -94,31 +94,31 @@ def weights(book: Book) -> Html:
         found = gallery(book, MOST)
     except (MixerError, StoreError, ValueError) as error:
         return section(TITLE, tag("p", f"It cannot be drawn: {first_line(str(error))}", class_="note"))
-    from mixer_model.pictures import STEM_SAYS, TOKENS_SAY, columns
+    from mixer_model.pictures import columns
 
     parts: list[Html] = []
     if found.tokens:
-        each = [_figure(p, p.pixels(columns(len(p.tiles)), PANEL), TOKENS_SAY) for p in found.tokens]
-        parts += [tag("div", *each, class_="maps"), tag("p", TOKENS_SAY, class_="note")]
+        each = [_figure(p, p.pixels(columns(len(p.tiles)), PANEL)) for p in found.tokens]
+        parts += [tag("div", *each, class_="maps"), tag("p", found.tokens[0].says, class_="note")]
     else:
         parts.append(tag("p", found.missing, class_="note"))
     if found.stem:
         parts += [
-            _figure(found.stem, found.stem.strip(STRIP, 0.25), STEM_SAYS),
-            tag("p", STEM_SAYS, class_="note"),
+            _figure(found.stem, found.stem.strip(STRIP, 0.25)),
+            tag("p", found.stem.says, class_="note"),
         ]
     note = f"Weights of step {found.step}, the newest checkpoint's. `mixer report {book.run.name} --weights` draws every unit."
     return section(TITLE, *parts, note=note, class_="weights")
 
 
-def _figure(panel: Panel, pixels: np.ndarray[Any, np.dtype[np.uint8]], words: str) -> Html:
+def _figure(panel: Panel, pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> Html:
     from mixer_model.pictures import png
 
     image = f"data:image/png;base64,{base64.b64encode(png(pixels)).decode()}"
     low, high = panel.ends
     scale = tag("span", low, tag("i"), high, class_="scale") if panel.full else ""
     head = tag("figcaption", tag("b", panel.title), f" {panel.under} ", scale)
-    return tag("figure", head, tag("img", src=image, alt=f"{panel.title}, {panel.under}. {words}"))
+    return tag("figure", head, tag("img", src=image, alt=f"{panel.title}, {panel.under}. {panel.says}"))
 
 
 def _missing(shape: MixerConfig) -> str:

@@ -20,6 +20,7 @@ from mixer_model.config import preset_of
 from mixer_model.interop import WeightsError, read
 from mixer_model.interop.ours import CONFIG, LABELS_KEY, WEIGHTS, config_text, packed, sidecar
 from mixer_model.interop.reading import Found
+from mixer_model.token_shapes import WITH_TOKEN_DIM
 from orchestrator.errors import UserError
 from orchestrator.stores import default_store
 from orchestrator.urls import WEIGHTS as FILES
@@ -162,7 +163,8 @@ def _spec_line(url: str, facts: dict[str, Any]) -> str:
     """What to put into a spec to start from these weights."""
     shape = {"preset": facts["preset"]} if facts["preset"] else {}
     if not shape:
-        shape = {key: facts[key] for key in ("patch", "dim", "depth", "token_dim", "channel_dim")}
+        hidden = ["token_dim"] if facts["mixer"] in WITH_TOKEN_DIM else []  # the others ignore it
+        shape = {key: facts[key] for key in ("patch", "dim", "depth", *hidden, "channel_dim")}
     if facts["mixer"] != "mlp":
         shape["mixer"] = facts["mixer"]
     shape |= {key: facts[key] for key in ("classes", "image_size", "activation")}

@@ -13,7 +13,17 @@ from PIL import Image
 from mixer_model import maps
 from mixer_model.config import MixerConfig, config
 from mixer_model.mixer import Mixer
-from mixer_model.pictures import STEM, columns, gap, panels, png, stem_panel, token_panel, wanted
+from mixer_model.pictures import (
+    OVER_POSITIONS,
+    STEM,
+    columns,
+    gap,
+    panels,
+    png,
+    stem_panel,
+    token_panel,
+    wanted,
+)
 from mixer_model.sheets import sheet, write_sheet
 
 Weights = dict[str, npt.NDArray[Any]]
@@ -82,6 +92,15 @@ def test_sheets_of_published_shapes_hold_every_unit(preset: str) -> None:
     assert stem is not None
     assert (len(tokens[0].tiles), len(stem.tiles)) == (shape.token_dim, shape.dim)
     assert sheet("a", "b", tokens, stem).width >= 656
+
+
+@pytest.mark.parametrize("mixer", sorted(OVER_POSITIONS))
+def test_what_a_tile_is_said_to_be_is_what_the_mixer_has(mixer: str) -> None:
+    shape = config(None, patch=8, dim=16, depth=1, image_size=32, token_dim=8, channel_dim=32, mixer=mixer)
+    name = f"blocks.0.mlp_tokens.{OVER_POSITIONS[mixer]}"
+    tokens, stem = panels({name: np.ones((4, shape.tokens)), STEM: np.ones((16, 3, 8, 8))}, shape)
+    assert stem is not None
+    assert ("hidden unit" in tokens[0].says, "filter of the stem" in stem.says) == (mixer == "mlp", True)
 
 
 @pytest.mark.parametrize("sides", [{"token_dim": 1, "dim": 1}, {"token_dim": 5, "dim": 12}])

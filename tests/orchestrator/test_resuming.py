@@ -164,6 +164,8 @@ def test_of_many_runs_the_one_that_was_meant_is_named(tmp_path: Path) -> None:
         find_run("digts", str(tmp_path))
     with pytest.raises(UserError, match=r"no run x in .*/none; there: none$"):
         find_run("x", str(tmp_path / "none"))
+    with pytest.raises(UserError, match="the name of a run got ''; give one of `mixer ls`"):
+        find_run("", str(tmp_path))
 
 
 def test_an_empty_name_is_refused_and_begins_no_other_run(small: Small) -> None:

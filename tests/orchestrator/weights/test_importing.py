@@ -80,6 +80,7 @@ def test_the_line_for_a_spec_names_another_token_mixer(tmp_path: Path) -> None:
     )["model"]
     model.pop("init")
     assert config(None, **model) == shape
+    assert "token_dim" not in model, "resmlp has no hidden width"
 
 
 def test_the_same_weights_may_come_again_and_others_may_not_take_their_name(
