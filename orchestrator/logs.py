@@ -70,7 +70,7 @@ def _resources(facts: dict[str, Any]) -> str:
 
 def _ended(facts: dict[str, Any]) -> str:
     cause = f": {first_line(facts['cause'])}" if facts.get("cause") else ""
-    return f"attempt {facts['attempt']} {facts['outcome']} at step {facts['step']}{cause}"
+    return f"attempt {facts['outcome']} at step {facts['step']}{cause}"
 
 
 def _notice(facts: dict[str, Any]) -> str:

@@ -166,7 +166,8 @@ class Supervisor:
             checkpoint=place,
             step=origin.facts["step"] if origin else 0,
         )
-        lead.say(f"attempt {began.n}: {start.world} workers from step {began.facts['step']} ({start.why})")
+        number = sum(entry.kind == "attempt started" for entry in lead.log.entries)
+        lead.say(f"attempt {number}: {start.world} workers from step {began.facts['step']} ({start.why})")
         outcome = self._work(began, self._config(began))
         if outcome.kind == "diverged":
             lead.log.append(
@@ -180,7 +181,8 @@ class Supervisor:
             cause=redact(outcome.cause)[:4000],
             step=outcome.step,
         )
-        lead.say(f"attempt {began.n} {outcome.kind} at step {outcome.step} {first_line(outcome.cause)}")
+        cause = f": {first_line(outcome.cause)}" if outcome.cause else ""
+        lead.say(f"attempt {number} {outcome.kind} at step {outcome.step}{cause}")
         self._charge(outcome, place, gained=outcome.step > began.facts["step"])
         lead.show(began)
 

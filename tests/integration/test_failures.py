@@ -74,6 +74,9 @@ def test_an_error_of_the_code_is_tried_again_and_told_with_its_traceback(small: 
     cause = next(entry.facts["cause"] for entry in book.entries if entry.kind == "attempt ended")
     assert "an error of our code" in cause
     assert "one_step" in cause, "the traceback says where"
+    said = [line.partition(" at step")[0].partition(":")[0] for line in small.said]
+    told = [words for words in said if words.startswith("attempt ")]
+    assert told == ["attempt 1", "attempt 1 failed", "attempt 2", "attempt 2 finished"]
 
 
 def test_an_error_that_comes_back_ends_the_run_with_1(small: Small) -> None:
