@@ -13,6 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -20,6 +21,9 @@ from clusters import object_store
 from clusters.object_store import ObjectStore
 from tests import ceph
 from tests.ceph import Gateway
+
+if TYPE_CHECKING:
+    from tests.runs import Small
 
 os.environ.setdefault("MIXER_NOTICES", "file")  # no test asks the metadata server of the machine it runs on
 BucketMaker = Callable[[], str]
@@ -34,6 +38,14 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("digits")
     pack("sklearn:digits", str(folder))
     return str(folder)
+
+
+@pytest.fixture
+def small(tmp_path: Path, digits: str) -> Small:
+    """A small run on the digits, in a folder of its own."""
+    from tests.runs import make_small
+
+    return make_small(tmp_path, digits)
 
 
 @pytest.fixture(scope="session")

@@ -158,6 +158,14 @@ class ScriptedRun:
             self.add("checkpoint deleted", path=delete, step=0, why="keep: 2")
         return path
 
+    def saved_twice(self) -> tuple[int, str, str]:
+        """A first attempt of 40 steps, saved at 20 and at 40: its number and the two paths."""
+        one = self.begin()
+        self.steps(one, 1, 20)
+        first = self.save(one, 20)
+        self.steps(one, 21, 40)
+        return one, first, self.save(one, 40)
+
     def evaluate(self, attempt: int, step: int, accuracy: float, *, seconds: float = 0.3) -> None:
         """Rank 0 evaluates."""
         self.span(attempt, "evaluation", seconds)

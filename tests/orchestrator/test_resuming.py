@@ -17,8 +17,8 @@ from orchestrator.spec import Spec
 from orchestrator.stores import find_run
 from orchestrator.training.worker import main
 from tests.gang import GangMachines
-from tests.orchestrator.weights.test_initial import weights
-from tests.runs import Small, make_small
+from tests.orchestrator.weights.starts import frozen_at, weights
+from tests.runs import Small
 
 # As the version wrote it that had neither recipes nor model.init, with gelu as the default.
 OLD = """
@@ -45,18 +45,6 @@ spec:
   evaluate: {every: null}
   events: {sample_ids: false}
 """
-
-
-@pytest.fixture
-def small(tmp_path: Path, digits: str) -> Small:
-    return make_small(tmp_path, digits)
-
-
-def frozen_at(small: Small, name: str, *overrides: str) -> Frozen:
-    """A new run, frozen and not led."""
-    resolved = small.resolve(name, *overrides)
-    freeze(resolved, small.said.append, submitted=True)
-    return resolved.run.frozen()
 
 
 # -- the fingerprint --------------------------------------------------------------------------------------------------------

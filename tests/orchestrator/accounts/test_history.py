@@ -42,11 +42,7 @@ def test_steps_after_the_newest_checkpoint_are_not_committed_yet(tmp_path: Path)
 
 def test_a_damaged_checkpoint_commits_nothing(tmp_path: Path) -> None:
     run = ScriptedRun(tmp_path)
-    one = run.begin()
-    run.steps(one, 1, 20)
-    first = run.save(one, 20)
-    run.steps(one, 21, 40)
-    second = run.save(one, 40)
+    one, first, second = run.saved_twice()
     run.end(one, "damaged", 40, "CRC32C")
     run.add("checkpoint damaged", path=second, why="CRC32C")
     two = run.begin(step=20, path=first)

@@ -89,11 +89,7 @@ def test_a_dead_driver_is_nobody_then_a_recovery_of_its_own(tmp_path: Path) -> N
 
 def test_steps_that_an_older_checkpoint_undoes_are_lost_in_every_attempt(tmp_path: Path) -> None:
     run = ScriptedRun(tmp_path)
-    one = run.begin()
-    run.steps(one, 1, 20)
-    first = run.save(one, 20)
-    run.steps(one, 21, 40)
-    second = run.save(one, 40)
+    one, first, second = run.saved_twice()
     run.end(one, "died", 40, "rank 1 died")
     two = run.begin(step=40, path=second)
     run.end(two, "damaged", 40, "fails its CRC32C")

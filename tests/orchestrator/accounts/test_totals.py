@@ -77,11 +77,7 @@ def test_the_figures_are_those_of_the_whole_ledger_at_every_look(tmp_path: Path)
 
 def test_a_damaged_checkpoint_undoes_what_was_settled(tmp_path: Path) -> None:
     run = Watched(tmp_path)
-    one = run.begin()
-    run.steps(one, 1, 20)
-    first = run.save(one, 20)
-    run.steps(one, 21, 40)
-    second = run.save(one, 40)
+    one, first, second = run.saved_twice()
     assert run.look()["lost work"] == 0
     run.end(one, "died", 40, "rank 1 died")
     two = run.begin(step=40, path=second)

@@ -27,14 +27,9 @@ from orchestrator.training.engine import Engine, Place
 from orchestrator.view import view
 from tests import killing
 from tests.direct import Direct, stop_at
-from tests.runs import Small, break_images, make_small
+from tests.runs import Small, break_images
 
 MIXED = ("data.augment.mixup=0.5", "data.augment.randaugment={ops: 2, magnitude: 12}", "data.flip=true")
-
-
-@pytest.fixture
-def small(tmp_path: Path, digits: str) -> Small:
-    return make_small(tmp_path, digits)
 
 
 def spec_of(small: Small) -> str:

@@ -21,7 +21,7 @@ from orchestrator.run_store import Run
 from orchestrator.weights import network
 from orchestrator.weights.importing import import_weights
 from orchestrator.weights.network import evaluated_as, export_as
-from tests.orchestrator.weights.test_initial import weights
+from tests.orchestrator.weights.starts import weights
 from tests.runs import make_small
 from tests.scripted_run import killed_once
 from tests.torchvision_stand_in import timm_imported
